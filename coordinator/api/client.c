@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "coordinator/api/client_http.h"
+#include "coordinator/bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Events come at least every few seconds; logits only when they are computed. */
+#define EVENTS_QUIET_S 60u
+#define LOGITS_QUIET_S 600u
+#define JSON_QUIET_S   30u
+#define BENCH_QUIET_S  3600u
+/* The longest line of an event stream that is believed. */
+#define MAX_LINE_BYTES ((size_t)1 << 20)
+
+/* Status. */
+
+enum proto_status api_client_status_json(struct api_client *client, char **json,
+                                         struct proto_error *error)
+{
+    json_t *answer = NULL;
+    enum proto_status status =
+        api__exchange_json(client, "/caravan/v1/status", NULL, JSON_QUIET_S, &answer, error);
+    if (status)
+        return status;
+    *json = json_dumps(answer, JSON_INDENT(2));
+    json_decref(answer);
+    return *json ? PROTO_OK : proto_fail_nomem(error, 0, "the status");
+}
+
+static void copy_text(char *out, size_t bytes, const json_t *object, const char *name)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+    snprintf(out, bytes, "%s", text ? text : "");
+}
+
+static uint64_t number(const json_t *object, const char *name)
+{
+    json_int_t value = json_integer_value(json_object_get(object, name));
+    return value > 0 ? (uint64_t)value : 0;
+}
+
+static bool truth(const json_t *object, const char *name)
+{
+    return json_is_true(json_object_get(object, name));
+}
+
+static void read_worker(struct coord_worker_status *w, const json_t *json)
+{
+    copy_text(w->name, sizeof w->name, json, "name");
+    copy_text(w->endpoint, sizeof w->endpoint, json, "endpoint");
+    copy_text(w->isa, sizeof w->isa, json, "isa");
+    copy_text(w->state, sizeof w->state, json, "state");
+    w->local = truth(json, "local");
+    w->threads = (uint32_t)number(json, "threads");
+    w->layer_first = (uint32_t)number(json, "layer_first");
+    w->layer_end = (uint32_t)number(json, "layer_end");
+    w->embed = truth(json, "embed");
+    w->head = truth(json, "head");
+    w->memory_bytes = number(json, "memory_bytes");
+    w->weight_bytes = number(json, "weight_bytes");
+    w->kv_limit_bytes = number(json, "kv_limit_bytes");
+    w->scratch_bytes = number(json, "scratch_bytes");
+    w->rss_bytes = number(json, "rss_bytes");
+    w->done_bytes = number(json, "done_bytes");
+    w->total_bytes = number(json, "total_bytes");
+    w->rtt_ms = json_number_value(json_object_get(json, "rtt_ms"));
+    w->batches = number(json, "batches");
+    w->rows = number(json, "rows");
+    w->compute_ns = number(json, "compute_ns");
+    w->queue_ns = number(json, "queue_ns");
+    w->wire_ns = number(json, "wire_ns");
+    w->wire_back_ns = number(json, "wire_back_ns");
+    w->bytes_in = number(json, "bytes_in");
+}
+
+static enum proto_status read_status(struct coord_status *s, const json_t *json,
+                                     struct proto_error *error)
+{
+    const json_t *workers = json_object_get(json, "workers");
+    size_t n = json_array_size(workers);
+    if (!json_is_array(workers) || n > PROTO_MAX_WORKERS)
+        return api__answer_odd("lists no workers", error);
+    *s = (struct coord_status){0};
+    s->workers = calloc(n > 0 ? n : 1, sizeof *s->workers);
+    if (!s->workers)
+        return proto_fail_nomem(error, n * sizeof *s->workers, "the status");
+    s->n_workers = (uint32_t)n;
+    for (size_t i = 0; i < n; i++)
+        read_worker(&s->workers[i], json_array_get(workers, i));
+    copy_text(s->model, sizeof s->model, json, "model");
+    copy_text(s->missing, sizeof s->missing, json, "missing");
+    s->epoch = number(json, "epoch");
+    s->ready = truth(json, "ready");
+    s->active = (uint32_t)number(json, "active");
+    s->waiting = (uint32_t)number(json, "waiting");
+    s->max_active = (uint32_t)number(json, "max_active");
+    s->requests = number(json, "requests");
+    s->requests_failed = number(json, "requests_failed");
+    s->prompt_tokens = number(json, "prompt_tokens");
+    s->generated_tokens = number(json, "generated_tokens");
+    return PROTO_OK;
+}
+
+enum proto_status api_client_status(struct api_client *client, struct coord_status *out,
+                                    struct proto_error *error)
+{
+    json_t *answer = NULL;
+    enum proto_status status =
+        api__exchange_json(client, "/caravan/v1/status", NULL, JSON_QUIET_S, &answer, error);
+    if (status)
+        return status;
+    status = read_status(out, answer, error);
+    json_decref(answer);
+    return status;
+}
+
+/* Completions: server-sent events, a line at a time. */
+
+struct events {
+    api_client_text_fn *on_text;
+    void *user;
+    struct api_client_done *done;
+    bool finished; /* [DONE] was seen */
+    char *line;
+    size_t len, cap;
+};
+
+static enum proto_status read_event(struct events *e, const char *text, size_t len,
+                                    struct proto_error *error)
+{
+    if (len == 6 && memcmp(text, "[DONE]", 6) == 0) {
+        e->finished = true;
+        return PROTO_OK;
+    }
+    json_t *json = json_loadb(text, len, JSON_ALLOW_NUL, NULL);
+    if (!json)
+        return api__answer_odd("has an event that is not JSON", error);
+    enum proto_status status = PROTO_OK;
+    const json_t *choice = json_array_get(json_object_get(json, "choices"), 0);
+    const json_t *delta = json_object_get(choice, "text");
+    const char *finish = json_string_value(json_object_get(choice, "finish_reason"));
+    const json_t *usage = json_object_get(json, "usage");
+    if (json_object_get(json, "error"))
+        status = api__answer_error(json, 503, error);
+    else if (json_string_length(delta) > 0 &&
+             !e->on_text(e->user, json_string_value(delta), json_string_length(delta)))
+        status = proto_fail(error, PROTO_CANCELLED, "the generation was ended");
+    if (finish)
+        e->done->finish = strcmp(finish, "stop") == 0 ? COORD_FINISH_STOP : COORD_FINISH_LENGTH;
+    if (json_is_object(usage)) {
+        e->done->n_prompt = number(usage, "prompt_tokens");
+        e->done->n_generated = number(usage, "completion_tokens");
+    }
+    json_decref(json);
+    return status;
+}
+
+static enum proto_status take_line(struct events *e, struct proto_error *error)
+{
+    size_t len = e->len;
+    e->len = 0;
+    if (len < 6 || memcmp(e->line, "data: ", 6) != 0)
+        return PROTO_OK;
+    return read_event(e, e->line + 6, len - 6, error);
+}
+
+static enum proto_status line_add(struct events *e, const char *data, size_t len,
+                                  struct proto_error *error)
+{
+    if (len > MAX_LINE_BYTES - e->len)
+        return api__answer_odd("has an event that is too long", error);
+    if (e->cap - e->len < len) {
+        size_t cap = e->cap > 0 ? e->cap : 1024;
+        while (cap - e->len < len)
+            cap *= 2;
+        char *grown = realloc(e->line, cap);
+        if (!grown)
+            return proto_fail_nomem(error, cap, "an event");
+        e->line = grown;
+        e->cap = cap;
+    }
+    memcpy(e->line + e->len, data, len);
+    e->len += len;
+    return PROTO_OK;
+}
+
+static enum proto_status sink_events(void *user, const char *data, size_t len,
+                                     struct proto_error *error)
+{
+    struct events *e = user;
+    while (len > 0) {
+        const char *end = memchr(data, '\n', len);
+        size_t n = end ? (size_t)(end - data) : len;
+        enum proto_status status = line_add(e, data, n, error);
+        if (!status && end)
+            status = take_line(e, error);
+        if (status)
+            return status;
+        data += n + (end != NULL);
+        len -= n + (end != NULL);
+    }
+    return PROTO_OK;
+}
+
+static json_t *ids_json(const int32_t *ids, size_t n)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++) {
+        if (json_array_append_new(list, json_integer(ids[i]))) {
+            json_decref(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+static json_t *completion_body(const struct api_client_completion *request)
+{
+    const struct text_sampling *s = &request->sampling;
+    return json_pack(
+        "{s:o, s:I, s:b, s:f, s:i, s:f, s:f, s:f, s:I, s:b, s:{s:b}}", "prompt",
+        request->prompt ? json_stringn(request->prompt, request->prompt_len)
+                        : ids_json(request->ids, request->n_ids),
+        "max_tokens", (json_int_t)request->max_tokens, "ignore_eos", request->ignore_eog,
+        "temperature", s->temperature > 0 ? (double)s->temperature : 0.0, "top_k",
+        s->top_k > 0 ? (int)s->top_k : 0, "top_p", s->top_p < 1 ? (double)s->top_p : 1.0, "min_p",
+        s->min_p > 0 ? (double)s->min_p : 0.0, "repetition_penalty", (double)s->repeat_penalty,
+        "seed", (json_int_t)s->seed, "stream", true, "stream_options", "include_usage", true);
+}
+
+enum proto_status api_client_complete(struct api_client *client,
+                                      const struct api_client_completion *request,
+                                      api_client_text_fn *on_text, void *user,
+                                      struct api_client_done *done, struct proto_error *error)
+{
+    json_t *body = completion_body(request);
+    if (!body)
+        return proto_fail(error, PROTO_INVALID, "the prompt is not UTF-8");
+    *done = (struct api_client_done){0};
+    struct events events = {.on_text = on_text, .user = user, .done = done};
+    const struct api__exchange exchange = {.path = "/v1/completions",
+                                           .body = body,
+                                           .quiet_s = EVENTS_QUIET_S,
+                                           .sink = sink_events,
+                                           .user = &events};
+    enum proto_status status = api__exchange(client, &exchange, error);
+    if (!status && !events.finished)
+        status = proto_fail(error, PROTO_LOST, "the coordinator ended its answer early");
+    json_decref(body);
+    free(events.line);
+    return status;
+}
+
+/* Logits. */
+
+struct rows {
+    struct api_client *client;
+    api_client_row_fn *on_row;
+    void *user;
+    float *row;          /* allocated once the answer says how long it is */
+    size_t n_vocab, len; /* len: bytes of the row so far */
+    uint64_t pos, n_rows;
+};
+
+static enum proto_status start_rows(struct rows *rows, struct proto_error *error)
+{
+    const char *text = api__answer_header(rows->client, "Caravan-Vocabulary");
+    unsigned long n = text ? strtoul(text, NULL, 10) : 0;
+    if (n == 0 || n > PROTO_MAX_VOCAB)
+        return api__answer_odd("does not say how long a row of logits is", error);
+    rows->n_vocab = n;
+    rows->row = malloc(n * sizeof *rows->row);
+    return rows->row ? PROTO_OK : proto_fail_nomem(error, n * sizeof(float), "a row of logits");
+}
+
+static enum proto_status sink_rows(void *user, const char *data, size_t len,
+                                   struct proto_error *error)
+{
+    struct rows *rows = user;
+    enum proto_status status = rows->row ? PROTO_OK : start_rows(rows, error);
+    size_t row_bytes = rows->n_vocab * sizeof(float);
+    while (!status && len > 0) {
+        size_t n = row_bytes - rows->len < len ? row_bytes - rows->len : len;
+        memcpy((char *)rows->row + rows->len, data, n);
+        rows->len += n;
+        data += n;
+        len -= n;
+        if (rows->len < row_bytes)
+            continue;
+        rows->len = 0;
+        if (rows->pos == rows->n_rows)
+            status = api__answer_odd("has more rows than were asked for", error);
+        else if (!rows->on_row(rows->user, rows->pos++, rows->row, rows->n_vocab))
+            status = proto_fail(error, PROTO_CANCELLED, "the evaluation was ended");
+    }
+    return status;
+}
+
+enum proto_status api_client_logits(struct api_client *client, const int32_t *ids, size_t n_ids,
+                                    api_client_row_fn *on_row, void *user,
+                                    struct proto_error *error)
+{
+    json_t *body = json_pack("{s:o}", "ids", ids_json(ids, n_ids));
+    if (!body)
+        return proto_fail_nomem(error, n_ids, "a request");
+    struct rows rows = {.client = client, .on_row = on_row, .user = user, .n_rows = n_ids};
+    const struct api__exchange exchange = {.path = "/caravan/v1/logits",
+                                           .body = body,
+                                           .quiet_s = LOGITS_QUIET_S,
+                                           .sink = sink_rows,
+                                           .user = &rows};
+    enum proto_status status = api__exchange(client, &exchange, error);
+    if (!status && rows.pos != n_ids)
+        status =
+            proto_fail(error, PROTO_LOST, "the coordinator sent %llu rows of logits, expected %zu",
+                       (unsigned long long)rows.pos, n_ids);
+    json_decref(body);
+    free(rows.row);
+    return status;
+}
+
+/* Tokens. */
+
+enum proto_status api_client_tokenize(struct api_client *client, const char *text, size_t len,
+                                      bool special, bool bos, int32_t **ids, size_t *n,
+                                      struct proto_error *error)
+{
+    json_t *body = json_pack("{s:o, s:b, s:b}", "text", json_stringn(text, len), "special", special,
+                             "bos", bos);
+    if (!body)
+        return proto_fail(error, PROTO_INVALID, "the text is not UTF-8");
+    json_t *answer = NULL;
+    enum proto_status status =
+        api__exchange_json(client, "/caravan/v1/tokenize", body, JSON_QUIET_S, &answer, error);
+    json_decref(body);
+    if (status)
+        return status;
+    const json_t *list = json_object_get(answer, "ids");
+    size_t count = json_array_size(list);
+    *ids = malloc((count > 0 ? count : 1) * sizeof **ids);
+    if (!*ids)
+        status = proto_fail_nomem(error, count * sizeof **ids, "token ids");
+    else if (!json_is_array(list))
+        status = api__answer_odd("has no token ids", error);
+    for (size_t i = 0; !status && i < count; i++) {
+        json_int_t id = json_integer_value(json_array_get(list, i));
+        if (id < 0 || id >= (json_int_t)PROTO_MAX_VOCAB)
+            status = api__answer_odd("has a token id that cannot be", error);
+        (*ids)[i] = (int32_t)id;
+    }
+    json_decref(answer);
+    if (status) {
+        free(*ids);
+        *ids = NULL;
+    }
+    *n = count;
+    return status;
+}
+
+enum proto_status api_client_detokenize(struct api_client *client, const int32_t *ids, size_t n,
+                                        char **text, size_t *len, struct proto_error *error)
+{
+    json_t *body = json_pack("{s:o}", "ids", ids_json(ids, n));
+    if (!body)
+        return proto_fail_nomem(error, n, "a request");
+    json_t *answer = NULL;
+    enum proto_status status =
+        api__exchange_json(client, "/caravan/v1/detokenize", body, JSON_QUIET_S, &answer, error);
+    json_decref(body);
+    if (status)
+        return status;
+    const json_t *value = json_object_get(answer, "text");
+    *len = json_string_length(value);
+    *text = json_is_string(value) ? malloc(*len + 1) : NULL;
+    if (*text)
+        memcpy(*text, json_string_value(value), *len + 1);
+    else
+        status = json_is_string(value) ? proto_fail_nomem(error, *len + 1, "a text")
+                                       : api__answer_odd("has no text", error);
+    json_decref(answer);
+    return status;
+}
+
+enum proto_status api_client_bench(struct api_client *client,
+                                   const struct coord_bench_params *params, bool as_json,
+                                   char **text, struct proto_error *error)
+{
+    json_t *answer = NULL;
+    json_t *body = json_pack("{s:i, s:i, s:i}", "prompt_tokens", (int)params->n_prompt, "tokens",
+                             (int)params->n_generate, "rounds", (int)params->n_rounds);
+    if (!body)
+        return proto_fail_nomem(error, sizeof *params, "a question");
+    enum proto_status status =
+        api__exchange_json(client, "/caravan/v1/bench", body, BENCH_QUIET_S, &answer, error);
+    json_decref(body);
+    if (status)
+        return status;
+    const json_t *tables = json_object_get(answer, "text");
+    const json_t *result = json_object_get(answer, "result");
+    if (!json_is_string(tables) || !json_is_object(result))
+        status = api__answer_odd("is no measurement", error);
+    else if (!(*text = as_json ? json_dumps(result, JSON_INDENT(2) | JSON_REAL_PRECISION(6))
+                               : strdup(json_string_value(tables))))
+        status = proto_fail_nomem(error, json_string_length(tables), "the measurement");
+    json_decref(answer);
+    return status;
+}

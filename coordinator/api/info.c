@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the server says about itself: health, models, the cluster's status. */
+#include "coordinator/api/http.h"
+
+#include <string.h>
+
+/* False after a reply's fault was set. */
+static bool read_status(struct api__request *r, struct coord_status *status,
+                        struct api__fault *fault)
+{
+    struct proto_error error;
+    return !coord_engine_status(r->server->engine, status, &error) ||
+           api__fault_from(fault, &error);
+}
+
+enum MHD_Result api__health(struct api__request *r)
+{
+    struct coord_status status;
+    struct api__fault fault = {0};
+    if (!read_status(r, &status, &fault))
+        return api__reply_fault(r, &fault);
+    if (!status.ready)
+        api__fault_set(&fault, 503, NULL, "not_ready", "%s",
+                       status.missing[0] ? status.missing : "the model is being loaded");
+    coord_status_finish(&status);
+    if (fault.status)
+        return api__reply_fault(r, &fault);
+    return api__reply_json(r, 200, json_pack("{s:s}", "status", "ok"));
+}
+
+static json_t *model_json(const struct api_server *server)
+{
+    return json_pack("{s:s, s:s, s:I, s:s}", "id", server->model, "object", "model", "created",
+                     (json_int_t)server->started, "owned_by", "caravan");
+}
+
+enum MHD_Result api__models(struct api__request *r)
+{
+    return api__reply_json(
+        r, 200, json_pack("{s:s, s:[o]}", "object", "list", "data", model_json(r->server)));
+}
+
+enum MHD_Result api__model(struct api__request *r)
+{
+    if (strcmp(r->rest, r->server->model) == 0)
+        return api__reply_json(r, 200, model_json(r->server));
+    struct api__fault fault;
+    api__fault_set(&fault, 404, "model", "model_not_found",
+                   "there is no model '%.100s' here, only '%s'", r->rest, r->server->model);
+    return api__reply_fault(r, &fault);
+}
+
+static json_t *worker_json(const struct coord_worker_status *w)
+{
+    json_t *json =
+        json_pack("{s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:b, s:b}", "name", w->name, "endpoint",
+                  w->endpoint, "isa", w->isa, "state", w->state, "local", w->local, "threads",
+                  (json_int_t)w->threads, "layer_first", (json_int_t)w->layer_first, "layer_end",
+                  (json_int_t)w->layer_end, "embed", w->embed, "head", w->head);
+    json_t *numbers = json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+        "memory_bytes", (json_int_t)w->memory_bytes, "weight_bytes", (json_int_t)w->weight_bytes,
+        "kv_limit_bytes", (json_int_t)w->kv_limit_bytes, "scratch_bytes",
+        (json_int_t)w->scratch_bytes, "rss_bytes", (json_int_t)w->rss_bytes, "done_bytes",
+        (json_int_t)w->done_bytes, "total_bytes", (json_int_t)w->total_bytes, "rtt_ms", w->rtt_ms,
+        "batches", (json_int_t)w->batches, "rows", (json_int_t)w->rows, "compute_ns",
+        (json_int_t)w->compute_ns, "queue_ns", (json_int_t)w->queue_ns, "wire_ns",
+        (json_int_t)w->wire_ns, "wire_back_ns", (json_int_t)w->wire_back_ns, "bytes_in",
+        (json_int_t)w->bytes_in);
+    if (!json || json_object_update_new(json, numbers)) {
+        json_decref(json);
+        return NULL;
+    }
+    return json;
+}
+
+static json_t *status_json(const struct coord_status *s)
+{
+    json_t *workers = json_array();
+    for (uint32_t i = 0; i < s->n_workers; i++) {
+        if (json_array_append_new(workers, worker_json(&s->workers[i]))) {
+            json_decref(workers);
+            return NULL;
+        }
+    }
+    return json_pack("{s:s, s:I, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "model",
+                     s->model, "epoch", (json_int_t)s->epoch, "ready", s->ready, "missing",
+                     s->missing, "active", (json_int_t)s->active, "waiting", (json_int_t)s->waiting,
+                     "max_active", (json_int_t)s->max_active, "requests", (json_int_t)s->requests,
+                     "requests_failed", (json_int_t)s->requests_failed, "prompt_tokens",
+                     (json_int_t)s->prompt_tokens, "generated_tokens",
+                     (json_int_t)s->generated_tokens, "workers", workers);
+}
+
+enum MHD_Result api__status(struct api__request *r)
+{
+    struct coord_status status;
+    struct api__fault fault = {0};
+    if (!read_status(r, &status, &fault))
+        return api__reply_fault(r, &fault);
+    json_t *json = status_json(&status);
+    coord_status_finish(&status);
+    return api__reply_json(r, 200, json);
+}

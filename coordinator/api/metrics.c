@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* /metrics in Prometheus' text format 0.0.4. */
+#include "coordinator/api/http.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void print_head(FILE *out, const char *name, const char *type, const char *help)
+{
+    fprintf(out, "# HELP caravan_%s %s\n# TYPE caravan_%s %s\n", name, help, name, type);
+}
+
+static void print_one(FILE *out, const char *name, const char *type, const char *help,
+                      uint64_t value)
+{
+    print_head(out, name, type, help);
+    fprintf(out, "caravan_%s %llu\n", name, (unsigned long long)value);
+}
+
+static void print_label(FILE *out, const char *text)
+{
+    for (; *text; text++) {
+        if (*text == '\\' || *text == '"')
+            fputc('\\', out);
+        if (*text == '\n')
+            fputs("\\n", out);
+        else
+            fputc(*text, out);
+    }
+}
+
+static void print_cluster(FILE *out, const struct coord_status *s)
+{
+    print_one(out, "ready", "gauge", "1 while the model is loaded and requests are served.",
+              s->ready);
+    print_one(out, "epoch", "gauge", "Number of the plan in force.", s->epoch);
+    print_one(out, "requests_total", "counter", "Requests taken.", s->requests);
+    print_one(out, "requests_failed_total", "counter", "Requests that ended in an error.",
+              s->requests_failed);
+    print_one(out, "prompt_tokens_total", "counter", "Tokens of prompts computed.",
+              s->prompt_tokens);
+    print_one(out, "generated_tokens_total", "counter", "Tokens generated.", s->generated_tokens);
+    print_one(out, "requests_active", "gauge", "Requests being computed.", s->active);
+    print_one(out, "requests_waiting", "gauge", "Requests in the queue.", s->waiting);
+    print_one(out, "requests_active_limit", "gauge", "Requests computed at once, at most.",
+              s->max_active);
+}
+
+enum unit { COUNT, SECONDS, MILLISECONDS, UP, LAYERS };
+
+struct series {
+    const char *name, *type, *help;
+    enum unit unit;
+    size_t offset; /* in struct coord_worker_status */
+};
+
+#define FIELD(field) offsetof(struct coord_worker_status, field)
+static const struct series worker_series[] = {
+    {"worker_up", "gauge", "1 while the worker has its layers loaded.", UP, 0},
+    {"worker_layers", "gauge", "Layers that the worker holds.", LAYERS, 0},
+    {"worker_memory_bytes", "gauge", "Memory that the worker offers.", COUNT, FIELD(memory_bytes)},
+    {"worker_weight_bytes", "gauge", "Weights that the worker holds.", COUNT, FIELD(weight_bytes)},
+    {"worker_rss_bytes", "gauge", "Resident memory of the worker.", COUNT, FIELD(rss_bytes)},
+    {"worker_rtt_seconds", "gauge", "Round trip from the coordinator.", MILLISECONDS,
+     FIELD(rtt_ms)},
+    {"worker_batches_total", "counter", "Batches computed.", COUNT, FIELD(batches)},
+    {"worker_rows_total", "counter", "Rows (positions) computed.", COUNT, FIELD(rows)},
+    {"worker_compute_seconds_total", "counter", "Time computing.", SECONDS, FIELD(compute_ns)},
+    {"worker_queue_seconds_total", "counter", "Time that batches waited at the worker.", SECONDS,
+     FIELD(queue_ns)},
+    {"worker_wire_seconds_total", "counter", "Time that batches travelled to the worker.", SECONDS,
+     FIELD(wire_ns)},
+    {"worker_wire_back_seconds_total", "counter",
+     "Time that results travelled back, of the last stage.", SECONDS, FIELD(wire_back_ns)},
+    {"worker_received_bytes_total", "counter", "Bytes of batches received.", COUNT,
+     FIELD(bytes_in)},
+};
+
+static double series_value(const struct series *series, const struct coord_worker_status *w)
+{
+    const void *field = (const char *)w + series->offset;
+    switch (series->unit) {
+    case UP:
+        return strcmp(w->state, "ready") == 0;
+    case LAYERS:
+        return w->layer_end > w->layer_first ? w->layer_end - w->layer_first : 0;
+    case MILLISECONDS:
+        return *(const double *)field * 1e-3;
+    case SECONDS:
+        return (double)*(const uint64_t *)field * 1e-9;
+    case COUNT:
+        break;
+    }
+    return (double)*(const uint64_t *)field;
+}
+
+static void print_workers(FILE *out, const struct coord_status *s)
+{
+    for (size_t i = 0; i < sizeof worker_series / sizeof worker_series[0]; i++) {
+        const struct series *series = &worker_series[i];
+        print_head(out, series->name, series->type, series->help);
+        for (uint32_t w = 0; w < s->n_workers; w++) {
+            fprintf(out, "caravan_%s{worker=\"", series->name);
+            print_label(out, s->workers[w].name);
+            fprintf(out, "\"} %.17g\n", series_value(series, &s->workers[w]));
+        }
+    }
+}
+
+enum MHD_Result api__metrics(struct api__request *r)
+{
+    struct coord_status status;
+    struct api__fault fault = {0};
+    struct proto_error error;
+    if (coord_engine_status(r->server->engine, &status, &error)) {
+        api__fault_from(&fault, &error);
+        return api__reply_fault(r, &fault);
+    }
+    char *text = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&text, &len);
+    if (out) {
+        print_cluster(out, &status);
+        print_workers(out, &status);
+        fclose(out);
+    }
+    coord_status_finish(&status);
+    return api__reply_text(r, 200, "text/plain; version=0.0.4; charset=utf-8", text, len);
+}

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "coordinator/bench.h"
+
+#include "coordinator/report.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_ROUNDS 64u
+
+/* Ids that are spread over the vocabulary (the multiplier is Knuth's); what they mean changes no
+ * time. */
+static int32_t *make_ids(uint32_t n, uint32_t n_vocab)
+{
+    int32_t *ids = malloc(n * sizeof *ids);
+    for (uint32_t i = 0; ids && i < n; i++)
+        ids[i] = (int32_t)((i * 2654435761u >> 4) % n_vocab);
+    return ids;
+}
+
+/* One request; *end gets its DONE event. */
+static enum proto_status run_once(struct coord_engine *engine, const int32_t *ids, uint32_t n_ids,
+                                  uint32_t n_generate, struct coord_event *end,
+                                  struct proto_error *error)
+{
+    struct coord_request request = {.want = COORD_WANT_TOKENS,
+                                    .ids = ids,
+                                    .n_ids = n_ids,
+                                    .max_tokens = n_generate,
+                                    .ignore_eog = true,
+                                    .sampling = TEXT_SAMPLING_DEFAULT};
+    struct coord_stream *stream;
+    request.sampling.temperature = 0;
+    enum proto_status status = coord_engine_submit(engine, &request, &stream, error);
+    if (status != PROTO_OK)
+        return status;
+    while (coord_stream_next(stream, end, -1))
+        if (end->kind == COORD_EVENT_DONE || end->kind == COORD_EVENT_FAILED)
+            break;
+    coord_stream_destroy(stream);
+    return end->kind == COORD_EVENT_DONE
+               ? PROTO_OK
+               : proto_fail(error, end->error.status, "%s", end->error.text);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Rounds of one kind. rates: tokens a second of each, sorted. */
+static enum proto_status run_rounds(struct coord_engine *engine, const int32_t *ids, bool decode,
+                                    const struct coord_bench_params *p, double *rates,
+                                    struct coord_status *status_out, struct proto_error *error)
+{
+    struct coord_event end;
+    uint32_t n_ids = decode ? 1 : p->n_prompt, n_generate = decode ? p->n_generate + 1 : 1;
+    enum proto_status status = run_once(engine, ids, n_ids, n_generate, &end, error);
+    coord_engine_reset_times(engine);
+    for (uint32_t i = 0; i < p->n_rounds && status == PROTO_OK; i++) {
+        status = run_once(engine, ids, n_ids, n_generate, &end, error);
+        uint64_t ns = decode ? end.decode_ns : end.prompt_ns;
+        rates[i] = ns ? (decode ? p->n_generate : p->n_prompt) * 1e9 / (double)ns : 0;
+    }
+    if (status != PROTO_OK)
+        return status;
+    qsort(rates, p->n_rounds, sizeof *rates, by_value);
+    return coord_engine_status(engine, status_out, error);
+}
+
+static enum proto_status check_params(const struct coord_bench_params *p, uint32_t ctx,
+                                      struct proto_error *error)
+{
+    if (p->n_prompt < 1 || p->n_generate < 1 || p->n_prompt + 1 > ctx || p->n_generate + 2 > ctx)
+        return proto_fail(error, PROTO_INVALID,
+                          "bench of %u prompt and %u generated tokens: each must be at least 1 and "
+                          "fit the context of %u",
+                          p->n_prompt, p->n_generate, ctx);
+    if (p->n_rounds < 1 || p->n_rounds > MAX_ROUNDS)
+        return proto_fail(error, PROTO_INVALID, "%u rounds: expected 1 to %u", p->n_rounds,
+                          MAX_ROUNDS);
+    return PROTO_OK;
+}
+
+enum proto_status coord_bench_run(struct coord_engine *engine,
+                                  const struct coord_bench_params *params, struct coord_bench *out,
+                                  struct proto_error *error)
+{
+    double prefill[MAX_ROUNDS], decode[MAX_ROUNDS];
+    uint32_t n = params->n_rounds;
+    memset(out, 0, sizeof *out);
+    out->params = *params;
+    enum proto_status status = check_params(params, coord_engine_ctx(engine), error);
+    if (status != PROTO_OK)
+        return status;
+    int32_t *ids = make_ids(params->n_prompt, coord_engine_model(engine)->n_vocab);
+    if (!ids)
+        return proto_fail_nomem(error, params->n_prompt * sizeof *ids, "a prompt");
+    if ((status = coord_engine_read_bandwidth(engine, &out->bus_bytes_s, error)) == PROTO_OK &&
+        (status = run_rounds(engine, ids, false, params, prefill, &out->prefill_status, error)) ==
+            PROTO_OK)
+        status = run_rounds(engine, ids, true, params, decode, &out->decode_status, error);
+    free(ids);
+    if (status != PROTO_OK) {
+        coord_bench_finish(out);
+        return status;
+    }
+    out->prefill = prefill[n / 2];
+    out->prefill_min = prefill[0];
+    out->prefill_max = prefill[n - 1];
+    out->decode = decode[n / 2];
+    out->decode_min = decode[0];
+    out->decode_max = decode[n - 1];
+    out->bytes_per_token = shard_model_bytes_per_token(coord_engine_model(engine));
+    return PROTO_OK;
+}
+
+void coord_bench_finish(struct coord_bench *bench)
+{
+    coord_status_finish(&bench->prefill_status);
+    coord_status_finish(&bench->decode_status);
+}
+
+/* ---- output ---- */
+
+static double per_batch_ms(uint64_t ns, uint64_t batches)
+{
+    return batches ? (double)ns / (double)batches / 1e6 : 0;
+}
+
+static json_t *stage_json(const struct coord_worker_status *w)
+{
+    return json_pack(
+        "{s:s s:i s:i s:I s:f s:f s:f s:f}", "worker", w->name, "layer_first", (int)w->layer_first,
+        "layer_end", (int)w->layer_end, "weight_bytes", (json_int_t)w->weight_bytes, "compute_ms",
+        per_batch_ms(w->compute_ns, w->batches), "queue_ms", per_batch_ms(w->queue_ns, w->batches),
+        "wire_ms", per_batch_ms(w->wire_ns, w->batches), "wire_back_ms",
+        per_batch_ms(w->wire_back_ns, w->batches));
+}
+
+static json_t *stages_json(const struct coord_status *status)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < status->n_workers; i++)
+        if (status->workers[i].layer_end)
+            json_array_append_new(list, stage_json(&status->workers[i]));
+    return list;
+}
+
+char *coord_bench_json(const struct coord_bench *b)
+{
+    json_t *root = json_pack(
+        "{s:s s:i s:i s:i s:f s:f s:[f,f] s:[f,f] s:f s:I s:o s:o}", "model",
+        b->decode_status.model, "n_prompt", (int)b->params.n_prompt, "n_generate",
+        (int)b->params.n_generate, "rounds", (int)b->params.n_rounds, "prefill", b->prefill,
+        "decode", b->decode, "prefill_range", b->prefill_min, b->prefill_max, "decode_range",
+        b->decode_min, b->decode_max, "bus_gb_s", b->bus_bytes_s / 1e9, "bytes_per_token",
+        (json_int_t)b->bytes_per_token, "stages", stages_json(&b->decode_status), "prefill_stages",
+        stages_json(&b->prefill_status));
+    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) : NULL;
+    json_decref(root);
+    return text;
+}
+
+void coord_bench_print(const struct coord_bench *b, FILE *out)
+{
+    double used = (double)b->bytes_per_token * b->decode;
+    fprintf(out, "%s\n\n", b->decode_status.model);
+    fprintf(out, "%-22s %10s %10s %10s\n", "", "median", "least", "most");
+    fprintf(out, "prefill %4u, tokens/s  %10.2f %10.2f %10.2f\n", b->params.n_prompt, b->prefill,
+            b->prefill_min, b->prefill_max);
+    fprintf(out, "decode  %4u, tokens/s  %10.2f %10.2f %10.2f\n", b->params.n_generate, b->decode,
+            b->decode_min, b->decode_max);
+    fprintf(out, "\nmemory reads %.1f GB/s; decoding reads %.2f GB a token, %.1f GB/s: %.0f%%\n",
+            b->bus_bytes_s / 1e9, (double)b->bytes_per_token / 1e9, used / 1e9,
+            100 * used / b->bus_bytes_s);
+    fprintf(out, "\na token of decode:\n");
+    coord_report_workers(&b->decode_status, out);
+    fprintf(out, "\na batch of prefill:\n");
+    coord_report_workers(&b->prefill_status, out);
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Measures an engine: prefill and decode, the memory's read bandwidth, and where the time of each
+ * went, stage by stage. Medians of several rounds after one that is not counted.
+ */
+#ifndef COORDINATOR_BENCH_H
+#define COORDINATOR_BENCH_H
+
+#include "coordinator/engine.h"
+
+struct coord_bench_params {
+    uint32_t n_prompt;   /* tokens of a prompt */
+    uint32_t n_generate; /* tokens generated */
+    uint32_t n_rounds;
+};
+
+struct coord_bench {
+    struct coord_bench_params params;
+    double prefill, decode;      /* tokens a second, medians */
+    double prefill_min, prefill_max, decode_min, decode_max;
+    double bus_bytes_s;          /* read bandwidth of the first stage's worker */
+    uint64_t bytes_per_token;    /* weights read for a decoded token */
+    struct coord_status prefill_status, decode_status; /* times of all counted rounds */
+};
+
+/* Runs it; nothing else may use the engine. The caller finishes *out. */
+enum proto_status coord_bench_run(struct coord_engine *engine,
+                                  const struct coord_bench_params *params,
+                                  struct coord_bench *out, struct proto_error *error);
+void coord_bench_finish(struct coord_bench *bench);
+
+/* As one JSON object (malloc'ed, NUL-terminated; NULL on lack of memory), and as tables. */
+char *coord_bench_json(const struct coord_bench *bench);
+void coord_bench_print(const struct coord_bench *bench, FILE *out);
+
+#endif

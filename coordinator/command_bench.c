@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "coordinator/backend.h"
+#include "coordinator/bench.h"
+#include "coordinator/commands.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static enum proto_status bench_here(struct coord_backend *backend,
+                                    const struct coord_bench_params *params, bool as_json,
+                                    struct proto_error *error)
+{
+    struct coord_bench result;
+    enum proto_status status = coord_bench_run(backend->engine, params, &result, error);
+    if (status != PROTO_OK)
+        return status;
+    if (as_json) {
+        char *text = coord_bench_json(&result);
+        if (text)
+            puts(text);
+        else
+            status = proto_fail(error, PROTO_NOMEM, "out of memory for the result");
+        free(text);
+    } else {
+        coord_bench_print(&result, stdout);
+    }
+    coord_bench_finish(&result);
+    return status;
+}
+
+static enum proto_status bench_there(struct coord_backend *backend,
+                                     const struct coord_bench_params *params, bool as_json,
+                                     struct proto_error *error)
+{
+    char *text = NULL;
+    enum proto_status status = api_client_bench(backend->client, params, as_json, &text, error);
+    if (status == PROTO_OK)
+        fputs(text, stdout);
+    free(text);
+    return status;
+}
+
+static enum proto_status bench(const struct coord_cli *cli, const struct coord_bench_params *params,
+                               bool as_json, struct proto_error *error)
+{
+    struct coord_backend backend;
+    uint32_t longest =
+        params->n_prompt > params->n_generate ? params->n_prompt : params->n_generate;
+    enum proto_status status = coord_backend_open(&backend, cli, (uint64_t)longest + 2, error);
+    if (status != PROTO_OK)
+        return status;
+    status = backend.engine ? bench_here(&backend, params, as_json, error)
+                            : bench_there(&backend, params, as_json, error);
+    coord_backend_close(&backend);
+    return status;
+}
+
+int command_bench(int argc, char **argv)
+{
+    struct coord_bench_params params = {.n_prompt = 512, .n_generate = 64, .n_rounds = 3};
+    bool as_json = false;
+    const struct coord_option options[] = {
+        {'p', "prompt", "N", "tokens of the prompt (default 512)", COORD_OPTION_U32,
+         &params.n_prompt, 1, PROTO_MAX_CONTEXT, NULL},
+        {'n', "tokens", "N", "tokens to generate (default 64)", COORD_OPTION_U32,
+         &params.n_generate, 1, PROTO_MAX_CONTEXT, NULL},
+        {'r', "rounds", "N", "rounds that are counted (default 3)", COORD_OPTION_U32,
+         &params.n_rounds, 1, 64, NULL},
+        {0, "json", NULL, "print one JSON object", COORD_OPTION_FLAG, &as_json, 0, 0, NULL},
+    };
+    const struct coord_command command = {
+        .name = "bench",
+        .positional = "",
+        .summary = "Measures prefill and decode, the memory's read bandwidth, and for each worker\n"
+                   "what a token costs: computing, waiting, the wire.",
+        .groups = COORD_OPTIONS_MODEL | COORD_OPTIONS_CLUSTER | COORD_OPTIONS_SERVER,
+        .options = options,
+        .n_options = sizeof options / sizeof *options};
+    struct coord_cli cli;
+    struct proto_error error;
+    coord_cli_default(&cli);
+    int stop = coord_cli_parse(&cli, &command, argc, argv);
+    if (stop >= 0)
+        return stop;
+    return bench(&cli, &params, as_json, &error) == PROTO_OK ? 0 : coord_cli_fail(&command, &error);
+}

@@ -1,0 +1,652 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "coordinator/parts.h"
+
+#include "proto/log.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define TICK_MS             100u
+#define DEFAULT_DEADLINE_MS 3000u
+#define DEFAULT_CTX         8192u
+#define DEFAULT_BATCH       512u
+#define DEFAULT_PARALLEL    4u
+#define MEASURE_BYTES       (512u << 20)
+#define MEASURE_DEADLINE_S  60
+#define STUCK_NS            (30ull * 1000000000ull) /* no operation done, no result: frames lost */
+
+/* ---- calls from other threads ---- */
+
+struct call {
+    void (*fn)(void *arg);
+    void *arg;
+    pthread_mutex_t mutex;
+    pthread_cond_t done_cond;
+    bool done;
+};
+
+static void run_call(void *arg)
+{
+    struct call *call = arg;
+    call->fn(call->arg);
+    pthread_mutex_lock(&call->mutex);
+    call->done = true;
+    pthread_cond_signal(&call->done_cond);
+    pthread_mutex_unlock(&call->mutex);
+}
+
+void engine__call(struct coord_engine *e, void (*fn)(void *arg), void *arg)
+{
+    struct call call = {.fn = fn, .arg = arg};
+    pthread_mutex_init(&call.mutex, NULL);
+    pthread_cond_init(&call.done_cond, NULL);
+    if (net_loop_post(e->loop, run_call, &call) == PROTO_OK) {
+        pthread_mutex_lock(&call.mutex);
+        while (!call.done)
+            pthread_cond_wait(&call.done_cond, &call.mutex);
+        pthread_mutex_unlock(&call.mutex);
+    }
+    pthread_cond_destroy(&call.done_cond);
+    pthread_mutex_destroy(&call.mutex);
+}
+
+void engine__set_ready(struct coord_engine *e, bool ready)
+{
+    pthread_mutex_lock(&e->mutex);
+    e->ready = ready;
+    if (ready)
+        e->failure.status = PROTO_OK;
+    pthread_cond_broadcast(&e->changed);
+    pthread_mutex_unlock(&e->mutex);
+}
+
+void engine__fail(struct coord_engine *e, const struct proto_error *error)
+{
+    proto_log(PROTO_LOG_WARN, "COORD-FAILED", "error=\"%s\"", error->text);
+    pthread_mutex_lock(&e->mutex);
+    e->failure = *error;
+    pthread_cond_broadcast(&e->changed);
+    pthread_mutex_unlock(&e->mutex);
+}
+
+enum proto_status coord_engine_wait_ready(struct coord_engine *e, struct proto_error *error)
+{
+    enum proto_status status = PROTO_OK;
+    pthread_mutex_lock(&e->mutex);
+    while (!e->ready && !e->interrupted && e->failure.status == PROTO_OK)
+        pthread_cond_wait(&e->changed, &e->mutex);
+    if (e->interrupted)
+        status = proto_fail(error, PROTO_CANCELLED, "interrupted");
+    else if (!e->ready)
+        status = proto_fail(error, e->failure.status, "%s", e->failure.text);
+    pthread_mutex_unlock(&e->mutex);
+    return status;
+}
+
+static void interrupt_all(void *arg)
+{
+    struct coord_engine *e = arg;
+    struct proto_error error = {PROTO_CANCELLED, "interrupted"};
+    struct coord_event event = {.kind = COORD_EVENT_FAILED, .error = error};
+    for (struct coord_seq *seq = e->active; seq; seq = seq->next)
+        engine__finish_seq(e, seq, &event);
+    engine__schedule(e);
+}
+
+void coord_engine_interrupt(struct coord_engine *e)
+{
+    pthread_mutex_lock(&e->mutex);
+    e->interrupted = true;
+    pthread_cond_broadcast(&e->changed);
+    pthread_mutex_unlock(&e->mutex);
+    net_loop_post(e->loop, interrupt_all, e);
+}
+
+/* ---- time ---- */
+
+static void check_progress(struct coord_engine *e, uint64_t now_ns)
+{
+    if (e->state != COORD_SERVING || !e->n_batches || now_ns - e->progressed_ns < STUCK_NS)
+        return;
+    struct proto_error error;
+    proto_fail(&error, PROTO_TIMEOUT,
+               "batch %llu got no answer for %llu s although every worker is alive: a connection "
+               "between two of them may be broken",
+               (unsigned long long)e->batches->id, STUCK_NS / 1000000000ull);
+    proto_log(PROTO_LOG_ERROR, "COORD-STUCK", "error=\"%s\"", error.text);
+    engine__undeploy(e);
+    engine__fail_all(e, &error);
+    engine__deploy(e);
+}
+
+static void on_tick(void *arg)
+{
+    struct coord_engine *e = arg;
+    uint64_t now_ns = net_now_ns();
+    engine__ping_workers(e, now_ns);
+    engine__tick_children(e, now_ns);
+    check_progress(e, now_ns);
+    engine__schedule(e);
+}
+
+static void *loop_main(void *arg)
+{
+    struct coord_engine *e = arg;
+    net_loop_run(e->loop);
+    return NULL;
+}
+
+/* ---- life ---- */
+
+static void set_defaults(struct coord_engine *e)
+{
+    struct coord_engine_options *o = &e->options;
+    uint32_t model_ctx = e->model->n_ctx;
+    if (o->deadline_ms == 0)
+        o->deadline_ms = DEFAULT_DEADLINE_MS;
+    if (o->batch == 0)
+        o->batch = DEFAULT_BATCH;
+    if (o->ctx == 0) {
+        uint64_t wish = o->ctx_needed > DEFAULT_CTX ? o->ctx_needed : DEFAULT_CTX;
+        uint32_t most = model_ctx && model_ctx < PROTO_MAX_CONTEXT ? model_ctx : PROTO_MAX_CONTEXT;
+        o->ctx = wish < most ? (uint32_t)wish : most;
+    }
+    if (o->parallel == 0) {
+        uint32_t workers = o->local_workers + o->workers;
+        o->parallel = workers > DEFAULT_PARALLEL ? workers : DEFAULT_PARALLEL;
+    }
+}
+
+static enum proto_status check_options(const struct coord_engine *e, struct proto_error *error)
+{
+    const struct coord_engine_options *o = &e->options;
+    if (o->local_workers + o->workers == 0)
+        return proto_fail(error, PROTO_INVALID, "no workers: say --local-workers N or --workers N");
+    if (o->local_workers + o->workers > PROTO_MAX_WORKERS)
+        return proto_fail(error, PROTO_INVALID, "%u workers: at most %u are supported",
+                          o->local_workers + o->workers, PROTO_MAX_WORKERS);
+    if (o->workers && !o->listen)
+        return proto_fail(error, PROTO_INVALID,
+                          "--workers %u: no address is known where they may join; say "
+                          "--worker-listen HOST:PORT",
+                          o->workers);
+    if (o->batch > PROTO_MAX_BATCH_ROWS)
+        return proto_fail(error, PROTO_INVALID, "--batch %u: at most %u", o->batch,
+                          PROTO_MAX_BATCH_ROWS);
+    if (o->parallel > PROTO_MAX_SEQUENCES)
+        return proto_fail(error, PROTO_INVALID, "--parallel %u: at most %u", o->parallel,
+                          PROTO_MAX_SEQUENCES);
+    if (e->model->n_ctx && o->ctx > e->model->n_ctx)
+        return proto_fail(error, PROTO_INVALID,
+                          "--ctx %u: the model was made for contexts of at most %u", o->ctx,
+                          e->model->n_ctx);
+    return PROTO_OK;
+}
+
+static char *copy_text(const char *text)
+{
+    return text ? strdup(text) : NULL;
+}
+
+/* The worker program that was built with this one. */
+static char *worker_beside_us(void)
+{
+    char path[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (n <= 0)
+        return strdup("caravan-worker");
+    path[n] = 0;
+    char *slash = strrchr(path, '/');
+    size_t room = sizeof path - (size_t)(slash + 1 - path);
+    snprintf(slash + 1, room, "caravan-worker");
+    return strdup(path);
+}
+
+static enum proto_status copy_options(struct coord_engine *e,
+                                      const struct coord_engine_options *options,
+                                      struct proto_error *error)
+{
+    e->options = *options;
+    e->model_path = copy_text(options->model_path);
+    e->worker_path = options->worker_path ? strdup(options->worker_path) : worker_beside_us();
+    e->layers = copy_text(options->layers);
+    e->isa = copy_text(options->isa);
+    e->cache_dir = copy_text(options->cache_dir);
+    if (options->keys) {
+        e->keys = *options->keys;
+        return PROTO_OK;
+    }
+    return net_cluster_keys_generate(&e->keys, "", error);
+}
+
+static enum proto_status open_model(struct coord_engine *e, struct proto_error *error)
+{
+    enum proto_status status;
+    if ((status = shard_gguf_open(&e->gguf, e->model_path, error)) ||
+        (status = shard_model_create(&e->model, e->gguf, error)) ||
+        (status = text_vocab_create(&e->vocab, e->gguf, error)) ||
+        (status = shard_gguf_card(e->gguf, &e->card, &e->card_bytes, error)))
+        return status;
+    if (text_vocab_size(e->vocab) != e->model->n_vocab)
+        return proto_fail(error, PROTO_FORMAT,
+                          "%s: %u tokens in the vocabulary, but token_embd has %u rows",
+                          e->model_path, text_vocab_size(e->vocab), e->model->n_vocab);
+    return PROTO_OK;
+}
+
+static enum proto_status make_slots(struct coord_engine *e, struct proto_error *error)
+{
+    e->slot_used = calloc(e->options.parallel, sizeof *e->slot_used);
+    e->drops = calloc(e->options.parallel, sizeof *e->drops);
+    return e->slot_used && e->drops
+               ? PROTO_OK
+               : proto_fail_nomem(error, e->options.parallel * 5ull, "sequence slots");
+}
+
+static enum proto_status open_ports(struct coord_engine *e, struct proto_error *error)
+{
+    enum proto_status status = PROTO_OK;
+    char endpoint[96];
+    if (e->options.local_workers) {
+        snprintf(endpoint, sizeof endpoint, "ipc://@caravan-%ld-%llx", (long)getpid(),
+                 (unsigned long long)net_now_ns());
+        e->inner.local = true;
+        status = engine__open_port(e, &e->inner, endpoint, error);
+    }
+    if (status == PROTO_OK && e->options.listen) {
+        status = engine__open_port(e, &e->outer, e->options.listen, error);
+        if (status == PROTO_OK)
+            status = engine__supply_create(&e->supply, e, error);
+    }
+    return status;
+}
+
+static enum proto_status start(struct coord_engine *e, struct proto_error *error)
+{
+    enum proto_status status;
+    if ((status = net_loop_create(&e->loop, error)) || (status = open_ports(e, error)) ||
+        (status = net_timer_create(&e->timer, e->loop, TICK_MS, on_tick, e, error)) ||
+        (e->options.local_workers && (status = engine__start_children(e, error))))
+        return status;
+    int rc = pthread_create(&e->thread, NULL, loop_main, e);
+    e->thread_started = rc == 0;
+    return rc ? proto_fail_errno(error, rc, "start", "the engine's thread") : PROTO_OK;
+}
+
+enum proto_status coord_engine_create(struct coord_engine **out,
+                                      const struct coord_engine_options *options,
+                                      struct proto_error *error)
+{
+    struct coord_engine *e = calloc(1, sizeof *e);
+    enum proto_status status;
+    if (!e)
+        return proto_fail_nomem(error, sizeof *e, "the engine");
+    pthread_mutex_init(&e->mutex, NULL);
+    pthread_cond_init(&e->changed, NULL);
+    e->waiting_last = &e->waiting;
+    e->active_last = &e->active;
+    e->batches_last = &e->batches;
+    e->next_batch = 1;
+    if ((status = copy_options(e, options, error)) || (status = open_model(e, error)))
+        goto fail;
+    set_defaults(e);
+    if ((status = check_options(e, error)) || (status = make_slots(e, error)) ||
+        (status = start(e, error)))
+        goto fail;
+    *out = e;
+    return PROTO_OK;
+fail:
+    coord_engine_destroy(e);
+    return status;
+}
+
+static void begin_stop(void *arg)
+{
+    struct coord_engine *e = arg;
+    struct proto_error error = {PROTO_CANCELLED, "the coordinator is stopping"};
+    struct proto_msg bye = {.kind = PROTO_MSG_BYE};
+    e->stopping = true;
+    engine__fail_all(e, &error);
+    for (uint32_t i = 0; i < e->n_workers; i++)
+        if (e->workers[i]->state != COORD_LOST)
+            engine__tell(e->workers[i], &bye, NULL, NULL);
+    net_loop_stop(e->loop);
+}
+
+static void free_parts(struct coord_engine *e)
+{
+    for (uint32_t i = 0; i < e->n_workers; i++)
+        free(e->workers[i]);
+    shard_plan_destroy(e->plan);
+    free(e->stages);
+    free(e->slot_used);
+    free(e->drops);
+    free(e->card);
+    text_vocab_destroy(e->vocab);
+    shard_model_destroy(e->model);
+    shard_gguf_close(e->gguf);
+    free(e->model_path);
+    free(e->worker_path);
+    free(e->layers);
+    free(e->isa);
+    free(e->cache_dir);
+}
+
+void coord_engine_destroy(struct coord_engine *e)
+{
+    if (!e)
+        return;
+    if (e->thread_started) {
+        net_loop_post(e->loop, begin_stop, e);
+        pthread_join(e->thread, NULL);
+    }
+    e->stopping = true;
+    engine__end_children(e);
+    engine__supply_destroy(e->supply);
+    net_timer_destroy(e->timer);
+    net_link_destroy(e->inner.link, 0);
+    net_link_destroy(e->outer.link, 200);
+    net_loop_destroy(e->loop);
+    free_parts(e);
+    pthread_cond_destroy(&e->changed);
+    pthread_mutex_destroy(&e->mutex);
+    free(e);
+}
+
+/* ---- what is constant ---- */
+
+const struct text_vocab *coord_engine_vocab(const struct coord_engine *e)
+{
+    return e->vocab;
+}
+
+const struct shard_model *coord_engine_model(const struct coord_engine *e)
+{
+    return e->model;
+}
+
+uint32_t coord_engine_ctx(const struct coord_engine *e)
+{
+    return e->options.ctx;
+}
+
+const char *coord_engine_endpoint(const struct coord_engine *e)
+{
+    return e->outer.link ? net_link_endpoint(e->outer.link) : "";
+}
+
+/* ---- requests ---- */
+
+static enum proto_status check_request(const struct coord_engine *e, const struct coord_request *r,
+                                       struct proto_error *error)
+{
+    uint32_t ctx = e->options.ctx;
+    bool generates = r->want == COORD_WANT_TOKENS;
+    if (r->n_ids == 0)
+        return proto_fail(error, PROTO_INVALID,
+                          "the prompt is empty: at least one token is needed");
+    for (size_t i = 0; i < r->n_ids; i++)
+        if (r->ids[i] < 0 || (uint32_t)r->ids[i] >= e->model->n_vocab)
+            return proto_fail(error, PROTO_INVALID,
+                              "token %zu is %d: expected 0 to %u, the model's vocabulary", i,
+                              r->ids[i], e->model->n_vocab - 1);
+    if (r->n_ids + (generates && r->max_tokens) > ctx)
+        return proto_fail(error, PROTO_INVALID,
+                          "the prompt has %zu tokens%s, the context is %u: shorten it, or start "
+                          "with a larger --ctx",
+                          r->n_ids, generates ? " and needs room for one more" : "", ctx);
+    if (generates && r->max_tokens == 0)
+        return proto_fail(error, PROTO_INVALID, "max_tokens is 0: at least 1 is needed");
+    if (r->top_logprobs > 20)
+        return proto_fail(error, PROTO_INVALID, "logprobs is %u: at most 20", r->top_logprobs);
+    return generates ? text_sampling_check(&r->sampling, error) : PROTO_OK;
+}
+
+/* Candidates to ask the last stage for; 0: the whole vocabulary. */
+static uint32_t candidates_for(const struct coord_engine *e, const struct coord_request *r)
+{
+    if (r->want == COORD_WANT_LOGITS)
+        return 0;
+    uint32_t n = text_sampling_needs(&r->sampling);
+    if (n && n < r->top_logprobs)
+        n = r->top_logprobs;
+    return n > PROTO_MAX_CANDIDATES || n >= e->model->n_vocab ? 0 : n;
+}
+
+/* Room for ids grows by doubling at powers of two, so it starts at one. */
+static int32_t *copy_ids(const int32_t *ids, size_t n)
+{
+    size_t cap = 1;
+    while (cap < n)
+        cap *= 2;
+    int32_t *copy = malloc(cap * sizeof *copy);
+    if (copy)
+        memcpy(copy, ids, n * sizeof *copy);
+    return copy;
+}
+
+static enum proto_status make_seq(struct coord_seq **out, struct coord_engine *e,
+                                  const struct coord_request *r, struct proto_error *error)
+{
+    struct coord_seq *seq = calloc(1, sizeof *seq);
+    int32_t *ids = copy_ids(r->ids, r->n_ids);
+    enum proto_status status = PROTO_OK;
+    if (!seq || !ids) {
+        free(seq);
+        free(ids);
+        return proto_fail_nomem(error, r->n_ids * sizeof *ids, "a request");
+    }
+    seq->want = r->want;
+    seq->ids = ids;
+    seq->n_ids = seq->n_prompt = r->n_ids;
+    size_t left = e->options.ctx - r->n_ids;
+    seq->max_tokens = r->max_tokens < left ? r->max_tokens : (uint32_t)left;
+    seq->candidates = candidates_for(e, r);
+    seq->top_logprobs = r->top_logprobs;
+    seq->ignore_eog = r->ignore_eog;
+    if (r->want == COORD_WANT_TOKENS)
+        status = text_sampler_create(&seq->sampler, &r->sampling, error);
+    for (size_t i = 0; i < r->n_ids && seq->sampler; i++)
+        text_sampler_accept(seq->sampler, r->ids[i]);
+    if (status == PROTO_OK)
+        status = engine__stream_create(&seq->stream, e, error);
+    if (status == PROTO_OK)
+        *out = seq;
+    else
+        engine__seq_destroy(seq);
+    return status;
+}
+
+struct submission {
+    struct coord_engine *e;
+    struct coord_seq *seq;
+    enum proto_status status;
+    struct proto_error *error;
+};
+
+static void submit(void *arg)
+{
+    struct submission *s = arg;
+    size_t n_prompt = s->seq->n_prompt;
+    s->status = engine__enqueue(s->e, s->seq, s->error);
+    if (s->status != PROTO_OK)
+        return;
+    s->e->prompt_tokens += n_prompt;
+    engine__schedule(s->e);
+}
+
+enum proto_status coord_engine_submit(struct coord_engine *e, const struct coord_request *request,
+                                      struct coord_stream **out, struct proto_error *error)
+{
+    struct submission s = {.e = e, .status = PROTO_NOMEM, .error = error};
+    enum proto_status status = check_request(e, request, error);
+    if (status == PROTO_OK)
+        status = make_seq(&s.seq, e, request, error);
+    if (status != PROTO_OK)
+        return status;
+    struct coord_stream *stream = s.seq->stream;
+    engine__call(e, submit, &s);
+    if (s.status != PROTO_OK) {
+        engine__stream_unref(stream);
+        engine__seq_destroy(s.seq);
+        return s.status;
+    }
+    *out = stream;
+    return PROTO_OK;
+}
+
+/* ---- status ---- */
+
+struct question {
+    struct coord_engine *e;
+    struct coord_status *out;
+    enum proto_status status;
+    struct proto_error *error;
+};
+
+static const char *state_name(const struct coord_worker *w)
+{
+    static const char *const names[] = {[COORD_JOINED] = "joined",
+                                        [COORD_LOADING] = "loading",
+                                        [COORD_READY] = "ready",
+                                        [COORD_LOST] = "lost"};
+    return names[w->state];
+}
+
+static void describe_worker(const struct coord_engine *e, const struct coord_worker *w,
+                            struct coord_worker_status *out)
+{
+    snprintf(out->name, sizeof out->name, "%s", w->name);
+    snprintf(out->endpoint, sizeof out->endpoint, "%s", w->endpoint);
+    snprintf(out->isa, sizeof out->isa, "%s", w->isa);
+    snprintf(out->state, sizeof out->state, "%s", state_name(w));
+    out->local = w->local;
+    out->threads = w->threads;
+    out->memory_bytes = w->memory_bytes;
+    out->weight_bytes = w->weight_bytes;
+    out->kv_limit_bytes = w->kv_limit_bytes;
+    out->scratch_bytes = w->scratch_bytes;
+    out->rss_bytes = w->rss_bytes;
+    out->done_bytes = w->done_bytes;
+    out->total_bytes = w->total_bytes;
+    out->rtt_ms = w->clock.samples ? (double)w->clock.best_rtt_ns / 1e6 : 0;
+    out->batches = w->batches;
+    out->rows = w->rows;
+    out->compute_ns = w->compute_ns;
+    out->queue_ns = w->queue_ns;
+    out->wire_ns = w->wire_ns;
+    out->wire_back_ns = w->wire_back_ns;
+    out->bytes_in = w->bytes_in;
+    if (w->stage >= 0 && e->plan) {
+        const struct shard_stage *stage = &e->plan->stages[w->stage];
+        out->layer_first = stage->layer_first;
+        out->layer_end = stage->layer_end;
+        out->embed = stage->embed;
+        out->head = stage->head;
+    }
+}
+
+static void describe_workers(const struct coord_engine *e, struct coord_status *out)
+{
+    for (uint32_t i = 0; e->plan && i < e->plan->n_stages; i++)
+        describe_worker(e, e->stages[i], &out->workers[out->n_workers++]);
+    for (uint32_t i = 0; i < e->n_workers; i++)
+        if (e->workers[i]->stage < 0)
+            describe_worker(e, e->workers[i], &out->workers[out->n_workers++]);
+}
+
+static void answer_status(void *arg)
+{
+    struct question *q = arg;
+    const struct coord_engine *e = q->e;
+    struct coord_status *out = q->out;
+    out->workers = calloc(e->n_workers + 1, sizeof *out->workers);
+    if (!out->workers) {
+        q->status = proto_fail_nomem(q->error, e->n_workers * sizeof *out->workers, "status");
+        return;
+    }
+    snprintf(out->model, sizeof out->model, "%s", e->model->name);
+    out->epoch = e->epoch;
+    out->ready = e->state == COORD_SERVING;
+    if (!out->ready)
+        engine__describe_missing(e, out->missing, sizeof out->missing);
+    describe_workers(e, out);
+    for (const struct coord_seq *seq = e->active; seq; seq = seq->next)
+        out->active += !seq->finished;
+    out->waiting = e->n_waiting;
+    out->max_active = e->options.parallel;
+    out->requests = e->requests;
+    out->requests_failed = e->requests_failed;
+    out->prompt_tokens = e->prompt_tokens;
+    out->generated_tokens = e->generated_tokens;
+    q->status = PROTO_OK;
+}
+
+enum proto_status coord_engine_status(struct coord_engine *e, struct coord_status *out,
+                                      struct proto_error *error)
+{
+    struct question q = {.e = e, .out = out, .status = PROTO_NOMEM, .error = error};
+    memset(out, 0, sizeof *out);
+    engine__call(e, answer_status, &q);
+    return q.status;
+}
+
+void coord_status_finish(struct coord_status *status)
+{
+    free(status->workers);
+    memset(status, 0, sizeof *status);
+}
+
+static void reset_times(void *arg)
+{
+    struct coord_engine *e = arg;
+    for (uint32_t i = 0; i < e->n_workers; i++) {
+        struct coord_worker *w = e->workers[i];
+        w->batches = w->rows = w->compute_ns = w->queue_ns = 0;
+        w->wire_ns = w->wire_back_ns = w->bytes_in = 0;
+    }
+}
+
+void coord_engine_reset_times(struct coord_engine *e)
+{
+    engine__call(e, reset_times, e);
+}
+
+/* ---- measuring ---- */
+
+static void ask_measure(void *arg)
+{
+    struct question *q = arg;
+    struct proto_msg msg = {.kind = PROTO_MSG_MEASURE, .measure = {.bytes = MEASURE_BYTES}};
+    if (q->e->state != COORD_SERVING)
+        q->status = proto_fail(q->error, PROTO_LOST, "the model is not loaded");
+    else
+        q->status = engine__tell(q->e->stages[0], &msg, NULL, q->error);
+}
+
+enum proto_status coord_engine_read_bandwidth(struct coord_engine *e, double *bytes_s,
+                                              struct proto_error *error)
+{
+    struct question q = {.e = e, .status = PROTO_NOMEM, .error = error};
+    struct timespec deadline;
+    pthread_mutex_lock(&e->mutex);
+    e->measured = -1;
+    pthread_mutex_unlock(&e->mutex);
+    engine__call(e, ask_measure, &q);
+    if (q.status != PROTO_OK)
+        return q.status;
+    clock_gettime(CLOCK_REALTIME, &deadline);
+    deadline.tv_sec += MEASURE_DEADLINE_S;
+    int rc = 0;
+    pthread_mutex_lock(&e->mutex);
+    while (e->measured < 0 && e->ready && !e->interrupted && rc == 0)
+        rc = pthread_cond_timedwait(&e->changed, &e->mutex, &deadline);
+    *bytes_s = e->measured;
+    pthread_mutex_unlock(&e->mutex);
+    return *bytes_s > 0 ? PROTO_OK
+                        : proto_fail(error, PROTO_TIMEOUT,
+                                     "the first worker did not measure its memory's speed");
+}

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine: a model on a cluster. It owns the event loop's thread, the registry of workers, the
+ * plan and the scheduler; requests come from any thread and their answers are read from streams,
+ * which block. One engine serves one model.
+ *
+ * Life: create (opens the model, starts local workers, listens) -> wait_ready -> submit ... ->
+ * destroy (ends children, frees everything).
+ */
+#ifndef COORDINATOR_ENGINE_H
+#define COORDINATOR_ENGINE_H
+
+#include <stdio.h>
+
+#include "coordinator/text/sampler.h"
+#include "coordinator/text/vocab.h"
+#include "kernels/table.h"
+#include "net/keys.h"
+#include "shard/model.h"
+
+struct coord_engine;
+struct coord_stream;
+
+struct coord_engine_options {
+    const char *model_path;
+    const char *worker_path;   /* the caravan-worker program; NULL: beside this program */
+    unsigned local_workers;    /* children of this process; default 1 */
+    unsigned workers;          /* workers from elsewhere to wait for before planning; default 0 */
+    unsigned threads;          /* of each local worker; 0: processors / local_workers, at least 1 */
+    const char *isa;           /* of local workers; NULL: the best */
+    const char *layers;        /* "0-11,12-23" or NULL */
+    const char *listen;        /* endpoint for workers from elsewhere ("tcp://..."), or NULL */
+    const struct net_cluster_keys *keys; /* NULL: made for this run */
+    enum kern_kv kv;           /* F32 loses nothing; F16 takes half the memory */
+    uint32_t ctx;              /* positions of a sequence; 0: the model's, at most 8192 or what
+                                  ctx_needed says */
+    uint64_t ctx_needed;       /* positions that are known to be needed; 0: unknown */
+    uint32_t parallel;         /* sequences at once; 0: 4, at least the number of stages */
+    uint32_t batch;            /* rows of a batch; 0: 512 */
+    uint32_t deadline_ms;      /* silence after which a worker is lost; 0: 3000 */
+    const char *cache_dir;     /* of the store; NULL: the default */
+    bool respawn;              /* restart local workers that end */
+    bool progress;             /* show progress of loading on standard error */
+};
+
+enum proto_status coord_engine_create(struct coord_engine **out,
+                                      const struct coord_engine_options *options,
+                                      struct proto_error *error);
+void coord_engine_destroy(struct coord_engine *engine);
+
+/* Waits until every slice is loaded; PROTO_CANCELLED after coord_engine_interrupt. Workers that
+ * are not there yet are waited for as long as it takes if options.workers > 0 (who is missing is
+ * said on standard error); a cluster too small is an error that says what is missing. */
+enum proto_status coord_engine_wait_ready(struct coord_engine *engine, struct proto_error *error);
+
+/* Ends waits and streams with PROTO_CANCELLED. Safe in a signal handler's thread, not in the
+ * handler itself. */
+void coord_engine_interrupt(struct coord_engine *engine);
+
+const struct text_vocab *coord_engine_vocab(const struct coord_engine *engine);
+const struct shard_model *coord_engine_model(const struct coord_engine *engine);
+uint32_t coord_engine_ctx(const struct coord_engine *engine);
+/* The endpoint that workers join, "" if none. */
+const char *coord_engine_endpoint(const struct coord_engine *engine);
+
+enum coord_want {
+    COORD_WANT_TOKENS, /* generate */
+    COORD_WANT_LOGITS  /* all logits of every position of ids, nothing is generated */
+};
+
+struct coord_request {
+    enum coord_want want;
+    const int32_t *ids; /* the prompt, at least one */
+    size_t n_ids;
+    uint32_t max_tokens;
+    bool ignore_eog;    /* go on after an end-of-generation token */
+    uint32_t top_logprobs; /* candidates reported with each token, at most 20 */
+    struct text_sampling sampling;
+};
+
+enum coord_event_kind {
+    COORD_EVENT_TOKEN,
+    COORD_EVENT_LOGITS,
+    COORD_EVENT_DONE,
+    COORD_EVENT_FAILED
+};
+
+enum coord_finish { COORD_FINISH_STOP, COORD_FINISH_LENGTH, COORD_FINISH_CANCELLED };
+
+struct coord_event {
+    enum coord_event_kind kind;
+    /* TOKEN */
+    int32_t token;
+    float logprob; /* natural log of its probability before sampling's changes */
+    bool eog;      /* an end-of-generation token: not to be shown */
+    struct text_candidate top[20]; /* logit field holds logprobs */
+    uint32_t n_top;
+    /* LOGITS: one row */
+    uint64_t pos;
+    const float *logits; /* n_vocab floats, valid until the next call on the stream */
+    /* DONE */
+    enum coord_finish finish;
+    uint64_t prompt_ns, decode_ns; /* from submission's first batch to the first token; from then */
+    uint32_t n_prompt, n_generated;
+    /* FAILED */
+    struct proto_error error;
+};
+
+/* Queues a request. The ids are copied. PROTO_INVALID: empty prompt, id out of range, prompt and
+ * max_tokens 0 ... longer than the context (named with both numbers); PROTO_BUSY: the queue is
+ * full; PROTO_LOST: workers are missing (the text says which). max_tokens is cut to what the
+ * context leaves. */
+enum proto_status coord_engine_submit(struct coord_engine *engine,
+                                      const struct coord_request *request,
+                                      struct coord_stream **out, struct proto_error *error);
+
+/* The next event; blocks. After DONE or FAILED no more come. Returns false when timeout_ms (-1:
+ * none) passed without one. */
+bool coord_stream_next(struct coord_stream *stream, struct coord_event *event, int timeout_ms);
+
+/* Ends the request if it still runs and frees the stream. Never blocks on workers. */
+void coord_stream_destroy(struct coord_stream *stream);
+
+/* What people see of a cluster. */
+struct coord_worker_status {
+    char name[64], endpoint[NET_ADDRESS_BYTES], isa[16], state[16]; /* joined loading ready lost */
+    bool local;
+    uint32_t threads, layer_first, layer_end; /* layer_end 0: no layers */
+    bool embed, head;
+    uint64_t memory_bytes, weight_bytes, kv_limit_bytes, scratch_bytes, rss_bytes;
+    uint64_t done_bytes, total_bytes; /* of loading */
+    double rtt_ms;
+    /* Since the last coord_engine_reset_times; sums over batches, in ns. wire: from the stage
+     * before (or the coordinator) to this one; after: back to the coordinator, last stage only. */
+    uint64_t batches, rows, compute_ns, queue_ns, wire_ns, wire_back_ns, bytes_in;
+};
+
+struct coord_status {
+    char model[128];
+    uint64_t epoch;
+    bool ready;
+    char missing[256]; /* what is missing when not ready, "" otherwise */
+    uint32_t n_workers;
+    struct coord_worker_status *workers; /* stages first, in order */
+    uint32_t active, waiting, max_active; /* requests */
+    uint64_t requests, requests_failed, prompt_tokens, generated_tokens; /* since the start */
+};
+
+enum proto_status coord_engine_status(struct coord_engine *engine, struct coord_status *out,
+                                      struct proto_error *error);
+void coord_status_finish(struct coord_status *status);
+void coord_engine_reset_times(struct coord_engine *engine);
+
+/* Bytes a second that the first stage's worker reads from memory with its threads, measured now;
+ * no request may be running. */
+enum proto_status coord_engine_read_bandwidth(struct coord_engine *engine, double *bytes_s,
+                                              struct proto_error *error);
+
+#endif

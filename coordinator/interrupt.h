@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Ctrl-C for commands that wait on an engine. Signals are blocked in every thread and taken by a
+ * thread of their own: the first SIGINT or SIGTERM interrupts the engine, the second ends the
+ * program at once.
+ */
+#ifndef COORDINATOR_INTERRUPT_H
+#define COORDINATOR_INTERRUPT_H
+
+#include "coordinator/engine.h"
+
+/* Blocks the signals; called before any other thread is started. */
+void coord_interrupt_block(void);
+
+/* Starts the thread. The engine is destroyed after coord_interrupt_end. */
+enum proto_status coord_interrupt_begin(struct coord_engine *engine, struct proto_error *error);
+void coord_interrupt_end(void);
+
+#endif

@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "coordinator/options.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_OPTIONS 64
+
+/* All options of one command: its own first. */
+struct table {
+    const struct coord_command *command;
+    struct coord_option options[MAX_OPTIONS];
+    size_t n, n_own;
+};
+
+void coord_cli_default(struct coord_cli *cli)
+{
+    *cli = (struct coord_cli){
+        .local_workers = 1,
+        .kv = KERN_KV_F32,
+        .deadline_s = 3.0f,
+        .sampling = TEXT_SAMPLING_DEFAULT,
+        .log_level = PROTO_LOG_WARN,
+    };
+}
+
+static void add(struct table *t, const struct coord_option *options, size_t n)
+{
+    for (size_t i = 0; i < n && t->n < MAX_OPTIONS; i++)
+        t->options[t->n++] = options[i];
+}
+
+static void add_model(struct table *t, struct coord_cli *cli)
+{
+    const struct coord_option options[] = {
+        {'m', "model", "FILE", "the model (GGUF; of a split one the first file)", COORD_OPTION_TEXT,
+         &cli->model, 0, 0, NULL},
+    };
+    add(t, options, sizeof options / sizeof options[0]);
+}
+
+static void add_cluster(struct table *t, struct coord_cli *cli)
+{
+    const struct coord_option options[] = {
+        {0, "local-workers", "N",
+         "workers on this machine, as child processes (1; 0 with --workers)", COORD_OPTION_U32,
+         &cli->local_workers, 0, PROTO_MAX_WORKERS, &cli->local_workers_given},
+        {'t', "threads", "N", "threads of each local worker (all processors, shared)",
+         COORD_OPTION_U32, &cli->threads, 1, 1024, NULL},
+        {0, "layers", "RANGES", "layers of each worker in order, as 0-11,12-23 (by memory)",
+         COORD_OPTION_TEXT, &cli->layers, 0, 0, NULL},
+        {'c', "ctx", "N", "positions of a sequence (the model's, at most 8192)", COORD_OPTION_U32,
+         &cli->ctx, 1, PROTO_MAX_CONTEXT, NULL},
+        {0, "batch", "N", "rows of a batch at most (512)", COORD_OPTION_U32, &cli->batch, 1,
+         PROTO_MAX_BATCH_ROWS, NULL},
+        {0, "kv", "TYPE", "what keys and values are kept as, f32 or f16 (f32)", COORD_OPTION_KV,
+         &cli->kv, 0, 0, NULL},
+        {0, "isa", "NAME", "instruction set of local workers: portable, avx2, avx512 (the best)",
+         COORD_OPTION_TEXT, &cli->isa, 0, 0, NULL},
+        {0, "parallel", "N", "sequences computed at once (4, at least one a stage)",
+         COORD_OPTION_U32, &cli->parallel, 1, PROTO_MAX_SEQUENCES, NULL},
+        {0, "workers", "N", "workers from elsewhere to wait for (0)", COORD_OPTION_U32,
+         &cli->workers, 0, PROTO_MAX_WORKERS, NULL},
+        {0, "worker-listen", "HOST:PORT", "where workers join (the port in the cluster's key)",
+         COORD_OPTION_TEXT, &cli->worker_listen, 0, 0, NULL},
+        {0, "cluster-key", "FILE", "the cluster's key, see caravan keygen", COORD_OPTION_TEXT,
+         &cli->cluster_key, 0, 0, NULL},
+        {0, "deadline", "SECONDS", "silence after which a worker is lost (3)", COORD_OPTION_FLOAT,
+         &cli->deadline_s, 0.1, 3600, NULL},
+        {0, "cache-dir", "FOLDER", "where weights from the network are kept", COORD_OPTION_TEXT,
+         &cli->cache_dir, 0, 0, NULL},
+    };
+    add(t, options, sizeof options / sizeof options[0]);
+}
+
+static void add_sampling(struct table *t, struct coord_cli *cli)
+{
+    struct text_sampling *s = &cli->sampling;
+    const struct coord_option options[] = {
+        {0, "temp", "T", "temperature, 0 for the likeliest token (0.8)", COORD_OPTION_FLOAT,
+         &s->temperature, 0, 100, NULL},
+        {0, "top-k", "N", "choose among the N likeliest, 0 for all (40)", COORD_OPTION_I32,
+         &s->top_k, 0, INT32_MAX, NULL},
+        {0, "top-p", "P", "choose among the likeliest that make up P (0.95)", COORD_OPTION_FLOAT,
+         &s->top_p, 1e-6, 1, NULL},
+        {0, "min-p", "P", "drop what is less likely than P times the likeliest (0.05)",
+         COORD_OPTION_FLOAT, &s->min_p, 0, 1, NULL},
+        {0, "repeat-penalty", "F", "penalty of tokens that were there before (1: none)",
+         COORD_OPTION_FLOAT, &s->repeat_penalty, 0.01, 100, NULL},
+        {0, "seed", "S", "start of the random numbers (0)", COORD_OPTION_U64, &s->seed, 0, 0,
+         &cli->seed_given},
+    };
+    add(t, options, sizeof options / sizeof options[0]);
+}
+
+static void add_server(struct table *t, struct coord_cli *cli)
+{
+    const struct coord_option options[] = {
+        {0, "server", "URL", "a coordinator that runs already, as http://HOST:PORT",
+         COORD_OPTION_TEXT, &cli->server, 0, 0, NULL},
+        {0, "api-key", "KEY", "the key that it asks for", COORD_OPTION_TEXT, &cli->api_key, 0, 0,
+         NULL},
+    };
+    add(t, options, sizeof options / sizeof options[0]);
+}
+
+static void make_table(struct table *t, struct coord_cli *cli, const struct coord_command *command)
+{
+    t->command = command;
+    add(t, command->options, command->n_options);
+    t->n_own = t->n;
+    if (command->groups & COORD_OPTIONS_MODEL)
+        add_model(t, cli);
+    if (command->groups & COORD_OPTIONS_CLUSTER)
+        add_cluster(t, cli);
+    if (command->groups & COORD_OPTIONS_SAMPLING)
+        add_sampling(t, cli);
+    if (command->groups & COORD_OPTIONS_SERVER)
+        add_server(t, cli);
+    const struct coord_option verbose = {'v',
+                                         "verbose",
+                                         NULL,
+                                         "say more on standard error; twice for everything",
+                                         COORD_OPTION_VERBOSE,
+                                         &cli->log_level,
+                                         0,
+                                         0,
+                                         NULL};
+    add(t, &verbose, 1);
+}
+
+static bool hidden_by_own(const struct table *t, size_t i)
+{
+    for (size_t k = 0; i >= t->n_own && k < t->n_own; k++)
+        if (strcmp(t->options[k].name, t->options[i].name) == 0)
+            return true;
+    return false;
+}
+
+/* A shared option keeps its letter only where the command has no use of its own for it. */
+static char letter_of(const struct table *t, size_t i)
+{
+    for (size_t k = 0; i >= t->n_own && k < t->n_own; k++)
+        if (t->options[k].letter == t->options[i].letter)
+            return 0;
+    return t->options[i].letter;
+}
+
+static void print_help(const struct table *t)
+{
+    const struct coord_command *c = t->command;
+    printf("usage: caravan %s [options]%s%s\n\n%s\n\noptions:\n", c->name,
+           *c->positional ? " " : "", c->positional, c->summary);
+    for (size_t i = 0; i < t->n; i++) {
+        if (hidden_by_own(t, i))
+            continue;
+        const struct coord_option *o = &t->options[i];
+        char letter = letter_of(t, i), left[64];
+        snprintf(left, sizeof left, "%s%c%s--%s%s%s", letter ? "-" : " ", letter ? letter : ' ',
+                 letter ? ", " : "  ", o->name, o->value ? " " : "", o->value ? o->value : "");
+        printf("  %-30s %s\n", left, o->help);
+    }
+    printf("  %-30s %s\n", "-h, --help", "this text");
+}
+
+static int usage(const struct table *t, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static int usage(const struct table *t, const char *format, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    fprintf(stderr, "caravan %s: %s\nsee: caravan %s --help\n", t->command->name, text,
+            t->command->name);
+    return 2;
+}
+
+static bool read_integer(const char *text, double min, double max, long long *out)
+{
+    char *end;
+    errno = 0;
+    *out = strtoll(text, &end, 10);
+    bool digits = (text[0] >= '0' && text[0] <= '9') || (text[0] == '-' && text[1] >= '0');
+    return digits && !*end && !errno && (double)*out >= min && (double)*out <= max;
+}
+
+static bool read_u64(const char *text, uint64_t *out)
+{
+    char *end;
+    errno = 0;
+    *out = strtoull(text, &end, 10);
+    return text[0] >= '0' && text[0] <= '9' && !*end && !errno;
+}
+
+static bool read_float(const char *text, double min, double max, float *out)
+{
+    char *end;
+    double value = strtod(text, &end);
+    bool number = (text[0] >= '0' && text[0] <= '9') || text[0] == '-' || text[0] == '.';
+    if (!number || *end || !(value >= min && value <= max))
+        return false;
+    *out = (float)value;
+    return true;
+}
+
+/* Stores a value; -1, or the exit status. `shown` is the option as it was written. */
+static int store(const struct table *t, const struct coord_option *o, const char *shown,
+                 const char *value)
+{
+    long long number;
+    struct coord_option_list *list;
+    switch (o->kind) {
+    case COORD_OPTION_FLAG:
+        *(bool *)o->target = true;
+        break;
+    case COORD_OPTION_VERBOSE:
+        if (*(enum proto_log_level *)o->target < PROTO_LOG_DEBUG)
+            ++*(enum proto_log_level *)o->target;
+        break;
+    case COORD_OPTION_TEXT:
+        *(const char **)o->target = value;
+        break;
+    case COORD_OPTION_LIST:
+        list = o->target;
+        if (list->n == list->cap)
+            return usage(t, "%s is given more than %u times", shown, list->cap);
+        list->values[list->n++] = value;
+        break;
+    case COORD_OPTION_U32:
+    case COORD_OPTION_I32:
+        if (!read_integer(value, o->min, o->max, &number))
+            return usage(t, "%s %.100s: expected a whole number from %.0f to %.0f", shown, value,
+                         o->min, o->max);
+        if (o->kind == COORD_OPTION_U32)
+            *(uint32_t *)o->target = (uint32_t)number;
+        else
+            *(int32_t *)o->target = (int32_t)number;
+        break;
+    case COORD_OPTION_U64:
+        if (!read_u64(value, o->target))
+            return usage(t, "%s %.100s: expected a whole number from 0 to %llu", shown, value,
+                         ULLONG_MAX);
+        break;
+    case COORD_OPTION_FLOAT:
+        if (!read_float(value, o->min, o->max, o->target))
+            return usage(t, "%s %.100s: expected a number from %g to %g", shown, value, o->min,
+                         o->max);
+        break;
+    case COORD_OPTION_KV:
+        if (strcmp(value, "f32") != 0 && strcmp(value, "f16") != 0)
+            return usage(t, "%s %.100s: expected f32 or f16", shown, value);
+        *(enum kern_kv *)o->target = strcmp(value, "f32") == 0 ? KERN_KV_F32 : KERN_KV_F16;
+        break;
+    }
+    if (o->given)
+        *o->given = true;
+    return -1;
+}
+
+/* The option that an argument names; *inline_value gets what follows in the same argument. */
+static const struct coord_option *find(const struct table *t, const char *arg, char shown[64],
+                                       const char **inline_value)
+{
+    bool is_long = arg[1] == '-';
+    const char *name = arg + 1 + is_long;
+    size_t len = is_long ? strcspn(name, "=") : 1;
+    snprintf(shown, 64, "%.*s", (int)(len + 1 + is_long), arg);
+    *inline_value = NULL;
+    if (name[len])
+        *inline_value = name + len + is_long;
+    for (size_t i = 0; i < t->n; i++) {
+        const struct coord_option *o = &t->options[i];
+        if (is_long ? strlen(o->name) == len && strncmp(o->name, name, len) == 0
+                    : o->letter && o->letter == *name)
+            return o;
+    }
+    return NULL;
+}
+
+/* Reads the option at argv[*i]; -1, or the exit status. */
+static int take_option(const struct table *t, int argc, char **argv, int *i)
+{
+    char shown[64];
+    const char *value;
+    const struct coord_option *o = find(t, argv[*i], shown, &value);
+    if (!o)
+        return usage(t, "unknown option %.100s", argv[*i]);
+    if (!o->value && value)
+        return usage(t, "%s takes no value, found '%.100s'", shown, value);
+    if (o->value && !value) {
+        if (*i + 1 >= argc)
+            return usage(t, "%s needs a value: %s %s", shown, shown, o->value);
+        value = argv[++*i];
+    }
+    return store(t, o, shown, value);
+}
+
+int coord_cli_parse(struct coord_cli *cli, const struct coord_command *command, int argc,
+                    char **argv)
+{
+    struct table t = {0};
+    make_table(&t, cli, command);
+    bool options_over = false;
+    for (int i = 1; i < argc; i++) {
+        const char *arg = argv[i];
+        if (!options_over && strcmp(arg, "--") == 0) {
+            options_over = true;
+        } else if (!options_over && (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0)) {
+            print_help(&t);
+            return 0;
+        } else if (!options_over && arg[0] == '-' && arg[1]) {
+            int rc = take_option(&t, argc, argv, &i);
+            if (rc >= 0)
+                return rc;
+        } else if (cli->n_positional == command->max_positional ||
+                   cli->n_positional == COORD_MAX_POSITIONAL) {
+            return usage(&t, "unexpected argument '%.100s'", arg);
+        } else {
+            cli->positional[cli->n_positional++] = arg;
+        }
+    }
+    if (cli->n_positional < command->min_positional)
+        return usage(&t, "expected %s", command->positional);
+    proto_log_set_level(cli->log_level);
+    return -1;
+}
+
+int coord_cli_fail(const struct coord_command *command, const struct proto_error *error)
+{
+    fprintf(stderr, "caravan %s: %s\n", command->name, error->text);
+    return 1;
+}
+
+/* The key's address is the one that workers know: another machine's name for this one, perhaps. So
+ * only its port is taken, unless it is a loopback address. */
+static const char *listen_address(const char *address)
+{
+    bool loopback = strncmp(address, "127.", 4) == 0 || strncmp(address, "[::1]", 5) == 0;
+    const char *port = strrchr(address, ':');
+    return loopback || !port ? address : port;
+}
+
+/* "HOST:PORT" as an endpoint; a whole endpoint stays, ":PORT" is every address. */
+static enum proto_status make_endpoint(const char *address, char listen[NET_ADDRESS_BYTES],
+                                       struct proto_error *error)
+{
+    const char *scheme = strstr(address, "://") ? "" : address[0] == ':' ? "tcp://*" : "tcp://";
+    int n = snprintf(listen, NET_ADDRESS_BYTES, "%s%s", scheme, address);
+    if (!strrchr(address, ':') || n >= NET_ADDRESS_BYTES)
+        return proto_fail(error, PROTO_INVALID, "--worker-listen %.100s: expected HOST:PORT",
+                          address);
+    return PROTO_OK;
+}
+
+/* Keys and the address for workers from elsewhere. */
+static enum proto_status open_door(const struct coord_cli *cli,
+                                   struct coord_engine_options *options,
+                                   struct net_cluster_keys *keys, char listen[NET_ADDRESS_BYTES],
+                                   struct proto_error *error)
+{
+    char path[PATH_MAX];
+    enum proto_status status = PROTO_OK;
+    if (!cli->cluster_key)
+        status = net_config_path(path, sizeof path, "cluster.key", error);
+    else
+        snprintf(path, sizeof path, "%s", cli->cluster_key);
+    if (!status)
+        status = net_cluster_keys_load(keys, path, error);
+    if (status == PROTO_NOTFOUND)
+        return proto_fail(error, status,
+                          "the cluster's key %.300s is missing; make it with caravan keygen", path);
+    if (status)
+        return status;
+    options->keys = keys;
+    if (!cli->worker_listen && !keys->address[0])
+        return proto_fail(error, PROTO_INVALID,
+                          "the cluster's key names no address: say with --worker-listen HOST:PORT "
+                          "where workers join");
+    options->listen = listen;
+    return make_endpoint(cli->worker_listen ? cli->worker_listen : listen_address(keys->address),
+                         listen, error);
+}
+
+enum proto_status coord_cli_engine(const struct coord_cli *cli,
+                                   struct coord_engine_options *options,
+                                   struct net_cluster_keys *keys, char listen[NET_ADDRESS_BYTES],
+                                   struct proto_error *error)
+{
+    if (!cli->model)
+        return proto_fail(error, PROTO_INVALID, "no model is given: name one with -m FILE");
+    *options = (struct coord_engine_options){
+        .model_path = cli->model,
+        .local_workers = cli->workers > 0 && !cli->local_workers_given ? 0 : cli->local_workers,
+        .workers = cli->workers,
+        .threads = cli->threads,
+        .isa = cli->isa,
+        .layers = cli->layers,
+        .kv = cli->kv,
+        .ctx = cli->ctx,
+        .parallel = cli->parallel,
+        .batch = cli->batch,
+        .deadline_ms = (uint32_t)lroundf(cli->deadline_s * 1000.0f),
+        .cache_dir = cli->cache_dir,
+    };
+    if (options->local_workers + options->workers == 0 && !cli->worker_listen)
+        return proto_fail(error, PROTO_INVALID,
+                          "there is no worker: give --local-workers or --workers at least 1");
+    if (cli->workers > 0 || cli->worker_listen)
+        return open_door(cli, options, keys, listen, error);
+    return PROTO_OK;
+}

@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "coordinator/parts.h"
+
+#include "proto/log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PING_MS 250u
+
+enum proto_status engine__tell(struct coord_worker *w, const struct proto_msg *msg,
+                               struct net_payload **payload, struct proto_error *error)
+{
+    return net_link_send(w->link, w->peer, msg, payload, error);
+}
+
+static struct coord_worker *find_peer(struct coord_engine *e, const struct net_link *link,
+                                      net_peer peer)
+{
+    for (uint32_t i = 0; i < e->n_workers; i++)
+        if (e->workers[i]->link == link && e->workers[i]->peer == peer &&
+            e->workers[i]->state != COORD_LOST)
+            return e->workers[i];
+    return NULL;
+}
+
+static struct coord_worker *find_key(struct coord_engine *e, const uint8_t *key)
+{
+    for (uint32_t i = 0; i < e->n_workers; i++)
+        if (memcmp(e->workers[i]->key, key, PROTO_KEY_BYTES) == 0)
+            return e->workers[i];
+    return NULL;
+}
+
+static struct coord_worker *find_name(struct coord_engine *e, const char *name)
+{
+    for (uint32_t i = 0; i < e->n_workers; i++)
+        if (strcmp(e->workers[i]->name, name) == 0)
+            return e->workers[i];
+    return NULL;
+}
+
+static void refuse(struct coord_port *port, net_peer peer, enum proto_status status,
+                   const char *text)
+{
+    struct proto_msg msg = {.kind = PROTO_MSG_REFUSE,
+                            .refuse = {.status = status, .text = (char *)text}};
+    net_link_send(port->link, peer, &msg, NULL, NULL);
+    proto_log(PROTO_LOG_WARN, "COORD-WORKER-REFUSED", "reason=\"%s\"", text);
+}
+
+/* Why this hello is refused; PROTO_OK if it is not. A stranger learns only that its token is
+ * wrong. */
+static enum proto_status judge(struct coord_engine *e, const uint8_t *key,
+                               const struct proto_hello *hello, net_peer from,
+                               struct proto_error *why)
+{
+    if (!net_proof_ok(hello->proof, e->keys.secret, key))
+        return proto_fail(why, PROTO_REFUSED,
+                          "its join token is not this cluster's; run "
+                          "`caravan keygen` here and use the token it prints");
+    if (hello->version != PROTO_WIRE_VERSION)
+        return proto_fail(why, PROTO_VERSION,
+                          "it speaks protocol version %u, expected %u; install the same release of "
+                          "Caravan on both machines",
+                          hello->version, PROTO_WIRE_VERSION);
+    struct coord_worker *same = find_key(e, key);
+    if (same && same->state != COORD_LOST && same->peer != from)
+        return proto_fail(why, PROTO_REFUSED,
+                          "worker \"%s\" already uses the same key; each worker needs its own: "
+                          "start this one with another --key-file",
+                          same->name);
+    if (!same && e->n_workers == PROTO_MAX_WORKERS)
+        return proto_fail(why, PROTO_LIMIT, "the cluster has %u workers, which is the most",
+                          PROTO_MAX_WORKERS);
+    return PROTO_OK;
+}
+
+/* Another worker of that name gets a number after it. */
+static void choose_name(struct coord_engine *e, struct coord_worker *w, const char *wanted)
+{
+    const char *base = *wanted ? wanted : "worker";
+    char name[sizeof w->name];
+    snprintf(name, sizeof name, "%.50s", base);
+    for (unsigned i = 2;; i++) {
+        struct coord_worker *taken = find_name(e, name);
+        if (!taken || taken == w)
+            break;
+        snprintf(name, sizeof name, "%.50s-%u", base, i);
+    }
+    memcpy(w->name, name, sizeof w->name);
+}
+
+/* The record of the worker with this key, new or from before it was lost. A child that replaces
+ * one that died has a new key but the old name. */
+static struct coord_worker *record_for(struct coord_engine *e, const struct coord_port *port,
+                                       const uint8_t *key, const struct proto_hello *hello)
+{
+    struct coord_worker *w = find_key(e, key);
+    if (!w && port->local) {
+        w = find_name(e, hello->name);
+        if (w && w->state != COORD_LOST)
+            w = NULL;
+    }
+    if (!w) {
+        w = calloc(1, sizeof *w);
+        if (!w)
+            return NULL;
+        w->stage = -1;
+        e->workers[e->n_workers++] = w;
+        choose_name(e, w, hello->name);
+    }
+    memcpy(w->key, key, PROTO_KEY_BYTES);
+    return w;
+}
+
+static void on_hello(struct coord_port *port, net_peer from, const uint8_t *key,
+                     const struct proto_hello *hello)
+{
+    struct coord_engine *e = port->engine;
+    struct proto_error why;
+    if (judge(e, key, hello, from, &why) != PROTO_OK) {
+        refuse(port, from, why.status, why.text);
+        return;
+    }
+    struct coord_worker *w = find_peer(e, port->link, from);
+    bool known = w != NULL;
+    if (!known && !(w = record_for(e, port, key, hello)))
+        return; /* out of memory: the worker asks again */
+    if (!known) {
+        w->state = COORD_JOINED;
+        w->link = port->link;
+        w->peer = from;
+        w->local = port->local;
+        w->threads = hello->threads;
+        w->memory_bytes = hello->memory_bytes;
+        snprintf(w->endpoint, sizeof w->endpoint, "%s", hello->endpoint);
+        snprintf(w->isa, sizeof w->isa, "%s", hello->isa);
+        net_clock_init(&w->clock, net_now_ns());
+        proto_log(PROTO_LOG_INFO, "COORD-WORKER-JOINED",
+                  "name=%s endpoint=%s threads=%u memory_gb=%.1f isa=%s", w->name, w->endpoint,
+                  w->threads, (double)w->memory_bytes / 1e9, w->isa);
+    }
+    struct proto_msg msg = {
+        .kind = PROTO_MSG_WELCOME,
+        .welcome = {.worker = 0, .ping_ms = PING_MS, .deadline_ms = e->options.deadline_ms}};
+    for (uint32_t i = 0; i < e->n_workers; i++)
+        if (e->workers[i] == w)
+            msg.welcome.worker = i;
+    engine__tell(w, &msg, NULL, NULL);
+    if (!known)
+        engine__deploy(e);
+}
+
+static void on_pong(struct coord_engine *e, struct coord_worker *w, const struct proto_pong *pong,
+                    uint64_t now_ns)
+{
+    net_clock_sample(&w->clock, pong->ping_sent_ns, pong->received_ns, pong->sent_ns, now_ns);
+    if (pong->steps != w->steps)
+        e->progressed_ns = now_ns;
+    w->steps = pong->steps;
+    w->rss_bytes = pong->rss_bytes;
+}
+
+static void on_measured(struct coord_engine *e, const struct proto_measured *measured)
+{
+    pthread_mutex_lock(&e->mutex);
+    e->measured = measured->read_bytes_s;
+    pthread_cond_broadcast(&e->changed);
+    pthread_mutex_unlock(&e->mutex);
+}
+
+static void on_known(struct coord_engine *e, struct coord_worker *w, struct proto_msg *msg,
+                     struct net_payload **payload)
+{
+    uint64_t now_ns = net_now_ns();
+    net_clock_heard(&w->clock, now_ns);
+    if (msg->kind == PROTO_MSG_PONG)
+        on_pong(e, w, &msg->pong, now_ns);
+    else if (msg->kind == PROTO_MSG_RESULT)
+        engine__on_result(e, &msg->result, *payload);
+    else if (msg->kind == PROTO_MSG_FAILED)
+        engine__on_failed(e, w, &msg->failed);
+    else if (msg->kind == PROTO_MSG_PROGRESS)
+        engine__on_progress(e, w, &msg->progress);
+    else if (msg->kind == PROTO_MSG_READY)
+        engine__on_ready(e, w, &msg->ready);
+    else if (msg->kind == PROTO_MSG_WANT)
+        engine__supply_want(e->supply, w, &msg->want);
+    else if (msg->kind == PROTO_MSG_FETCH)
+        engine__supply_fetch(e->supply, w, &msg->fetch);
+    else if (msg->kind == PROTO_MSG_MEASURED)
+        on_measured(e, &msg->measured);
+    else if (msg->kind == PROTO_MSG_BYE)
+        engine__lose_worker(e, w, "it left the cluster");
+}
+
+static void on_message(void *arg, net_peer from, const uint8_t *key, struct proto_msg *msg,
+                       struct net_payload **payload)
+{
+    struct coord_port *port = arg;
+    struct coord_worker *w = find_peer(port->engine, port->link, from);
+    if (msg->kind == PROTO_MSG_HELLO)
+        on_hello(port, from, key, &msg->hello);
+    else if (w)
+        on_known(port->engine, w, msg, payload);
+    /* Anything else is from a stranger, or from a worker that was given up: it says hello again
+     * when it notices the silence. */
+}
+
+static void on_bad(void *arg, net_peer from, const uint8_t *key, const struct proto_error *error)
+{
+    struct coord_port *port = arg;
+    struct coord_worker *w = find_peer(port->engine, port->link, from);
+    char why[PROTO_ERROR_TEXT_BYTES + 64];
+    (void)key;
+    if (!w)
+        return;
+    snprintf(why, sizeof why, "it sent a frame that makes no sense (%s)", error->text);
+    engine__lose_worker(port->engine, w, why);
+}
+
+enum proto_status engine__open_port(struct coord_engine *e, struct coord_port *port,
+                                    const char *endpoint, struct proto_error *error)
+{
+    struct net_link_handler handler = {.on_message = on_message, .on_bad = on_bad, .arg = port};
+    port->engine = e;
+    return net_link_listen(&port->link, e->loop, endpoint, &e->keys.pair, &handler, error);
+}
+
+void engine__describe_missing(const struct coord_engine *e, char *text, size_t bytes)
+{
+    uint32_t expected = e->options.local_workers + e->options.workers, there = 0;
+    size_t used = 0;
+    text[0] = 0;
+    for (uint32_t i = 0; i < e->n_workers; i++) {
+        if (e->workers[i]->state != COORD_LOST) {
+            there++;
+        } else if (used < bytes) {
+            int n = snprintf(text + used, bytes - used, "%s\"%s\"", used ? ", " : "worker ",
+                             e->workers[i]->name);
+            used += n > 0 ? (size_t)n : 0;
+        }
+    }
+    if (used && used < bytes)
+        snprintf(text + used, bytes - used, " lost; %u of %u workers are here", there, expected);
+    else if (!used)
+        snprintf(text, bytes, "%u of %u workers are here", there, expected);
+}
+
+void engine__lose_worker(struct coord_engine *e, struct coord_worker *w, const char *why)
+{
+    if (w->state == COORD_LOST)
+        return;
+    struct proto_error error;
+    int stage = w->stage;
+    proto_log(PROTO_LOG_WARN, "COORD-WORKER-LOST", "name=%s reason=\"%s\"", w->name, why);
+    w->state = COORD_LOST;
+    net_link_forget(w->link, w->peer);
+    if (stage < 0 || !e->plan)
+        return;
+    const struct shard_stage *part = &e->plan->stages[stage];
+    proto_fail(&error, PROTO_LOST,
+               "worker \"%s\" (layers %u-%u) was lost: %.200s; the request cannot go on, send it "
+               "again when the worker is back",
+               w->name, part->layer_first, part->layer_end - 1, why);
+    engine__undeploy(e);
+    engine__fail_all(e, &error);
+    if (!e->options.respawn && w->local)
+        engine__fail(e, &error);
+    engine__deploy(e);
+}
+
+void engine__ping_workers(struct coord_engine *e, uint64_t now_ns)
+{
+    uint64_t deadline_ns = (uint64_t)e->options.deadline_ms * 1000000u;
+    bool due = now_ns - e->pinged_ns >= PING_MS * 1000000ull;
+    char why[96];
+    for (uint32_t i = 0; i < e->n_workers; i++) {
+        struct coord_worker *w = e->workers[i];
+        struct proto_msg msg = {.kind = PROTO_MSG_PING, .ping = {.sent_ns = net_now_ns()}};
+        if (w->state == COORD_LOST)
+            continue;
+        if (net_clock_overdue(&w->clock, now_ns, deadline_ns)) {
+            snprintf(why, sizeof why, "nothing was heard of it for %.1f s",
+                     (double)(now_ns - w->clock.last_heard_ns) / 1e9);
+            engine__lose_worker(e, w, why);
+        } else if (due) {
+            engine__tell(w, &msg, NULL, NULL);
+        }
+    }
+    if (due)
+        e->pinged_ns = now_ns;
+}

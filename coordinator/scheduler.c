@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Sequences into batches. A sequence's token list grows as tokens are chosen; `sent` says how many
+ * of its positions have gone out. What has not gone out is ready: one position for a sequence that
+ * generates, many for a prompt. Up to as many batches are in flight as there are stages, so that
+ * each stage has one to compute; a prompt's chunks may follow one another without waiting, since
+ * batches keep their order through the pipeline. Generating sequences are spread evenly over the
+ * batches in flight; prompts fill what is left of a batch.
+ *
+ * The order in which sequences share batches changes no result (design: exactness), so this file
+ * is free to do what is fastest.
+ */
+#include "coordinator/parts.h"
+
+#include "proto/log.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void engine__seq_destroy(struct coord_seq *seq)
+{
+    if (!seq)
+        return;
+    if (seq->stream)
+        engine__stream_unref(seq->stream);
+    text_sampler_destroy(seq->sampler);
+    free(seq->ids);
+    free(seq);
+}
+
+enum proto_status engine__enqueue(struct coord_engine *e, struct coord_seq *seq,
+                                  struct proto_error *error)
+{
+    char missing[256];
+    if (e->state != COORD_SERVING) {
+        engine__describe_missing(e, missing, sizeof missing);
+        return proto_fail(error, PROTO_LOST, "the model is not loaded: %s", missing);
+    }
+    if (e->n_waiting >= COORD_MAX_WAITING)
+        return proto_fail(error, PROTO_BUSY,
+                          "%u requests are waiting already, which is the most; try again later",
+                          e->n_waiting);
+    e->requests++;
+    e->n_waiting++;
+    *e->waiting_last = seq;
+    e->waiting_last = &seq->next;
+    return PROTO_OK;
+}
+
+/* ---- slots ---- */
+
+static void activate(struct coord_engine *e)
+{
+    while (e->waiting && e->n_active < e->options.parallel) {
+        struct coord_seq *seq = e->waiting;
+        uint32_t slot = 0;
+        while (e->slot_used[slot])
+            slot++;
+        e->waiting = seq->next;
+        if (!e->waiting)
+            e->waiting_last = &e->waiting;
+        e->n_waiting--;
+        e->slot_used[slot] = true;
+        seq->slot = slot;
+        seq->next = NULL;
+        *e->active_last = seq;
+        e->active_last = &seq->next;
+        e->n_active++;
+    }
+}
+
+/* Frees sequences that are over and have nothing in flight. */
+static void retire(struct coord_engine *e)
+{
+    struct coord_seq **at = &e->active;
+    while (*at) {
+        struct coord_seq *seq = *at;
+        if (!seq->finished || seq->in_flight) {
+            at = &seq->next;
+            continue;
+        }
+        *at = seq->next;
+        e->n_active--;
+        e->slot_used[seq->slot] = false;
+        if (seq->sent)
+            e->drops[e->n_drops++] = seq->slot;
+        engine__seq_destroy(seq);
+    }
+    e->active_last = at;
+}
+
+void engine__finish_seq(struct coord_engine *e, struct coord_seq *seq,
+                        const struct coord_event *event)
+{
+    if (seq->finished)
+        return;
+    seq->finished = true;
+    if (event->kind == COORD_EVENT_FAILED)
+        e->requests_failed++;
+    engine__stream_push(seq->stream, event, NULL, 0);
+}
+
+static void cancel_abandoned(struct coord_engine *e)
+{
+    struct coord_event event = {.kind = COORD_EVENT_DONE, .finish = COORD_FINISH_CANCELLED};
+    for (struct coord_seq *seq = e->active; seq; seq = seq->next)
+        if (!seq->finished && engine__stream_abandoned(seq->stream))
+            engine__finish_seq(e, seq, &event);
+}
+
+/* ---- batches ---- */
+
+struct draft {
+    struct coord_batch *batch;
+    uint32_t max_rows;
+    bool prompts; /* holds rows of a prompt */
+};
+
+static void add_range(struct draft *draft, struct coord_seq *seq, uint32_t n)
+{
+    struct coord_batch *batch = draft->batch;
+    bool at_end = seq->sent + n == seq->n_ids;
+    enum proto_want_rows want = seq->want == COORD_WANT_LOGITS ? PROTO_WANT_ALL
+                                : at_end                       ? PROTO_WANT_LAST
+                                                               : PROTO_WANT_NONE;
+    batch->ranges[batch->n_ranges++] = (struct coord_range){
+        .seq = seq,
+        .range = {.seq = seq->slot,
+                  .pos = seq->sent,
+                  .n = n,
+                  .want = want,
+                  .candidates = want == PROTO_WANT_NONE ? 0 : seq->candidates}};
+    batch->n_rows += n;
+    seq->sent += n;
+    seq->in_flight++;
+}
+
+static bool generating(const struct coord_seq *seq)
+{
+    return !seq->finished && seq->n_ids > seq->n_prompt;
+}
+
+static size_t ready_rows(const struct coord_seq *seq)
+{
+    return seq->finished ? 0 : seq->n_ids - seq->sent;
+}
+
+/* Generating sequences that this batch takes: an even share of all, so that each stage always has
+ * about the same to do. */
+static uint32_t fair_share(const struct coord_engine *e)
+{
+    uint32_t n = 0;
+    for (const struct coord_seq *seq = e->active; seq; seq = seq->next)
+        n += generating(seq);
+    return (n + e->plan->n_stages - 1) / e->plan->n_stages;
+}
+
+static void add_generating(struct coord_engine *e, struct draft *draft)
+{
+    uint32_t left = fair_share(e);
+    for (struct coord_seq *seq = e->active; seq && left; seq = seq->next) {
+        if (!generating(seq) || !ready_rows(seq) || draft->batch->n_rows == draft->max_rows)
+            continue;
+        add_range(draft, seq, 1);
+        left--;
+    }
+}
+
+static void add_prompts(struct coord_engine *e, struct draft *draft)
+{
+    for (struct coord_seq *seq = e->active; seq; seq = seq->next) {
+        size_t n = generating(seq) ? 0 : ready_rows(seq);
+        size_t room = draft->max_rows - draft->batch->n_rows;
+        if (!n || !room || (seq->want == COORD_WANT_LOGITS && engine__stream_full(seq->stream)))
+            continue;
+        add_range(draft, seq, (uint32_t)(n < room ? n : room));
+        draft->prompts = true;
+        if (!seq->first_batch_ns)
+            seq->first_batch_ns = net_now_ns();
+    }
+}
+
+/* Sequences take turns: the one that was served goes to the end of the list. */
+static void rotate(struct coord_engine *e)
+{
+    struct coord_seq *seq = e->active;
+    if (!seq || !seq->next)
+        return;
+    e->active = seq->next;
+    seq->next = NULL;
+    *e->active_last = seq;
+    e->active_last = &seq->next;
+}
+
+static int32_t *gather_ids(const struct coord_batch *batch)
+{
+    int32_t *ids = malloc(batch->n_rows * sizeof *ids + 1);
+    size_t at = 0;
+    for (uint32_t i = 0; ids && i < batch->n_ranges; i++) {
+        const struct coord_range *r = &batch->ranges[i];
+        memcpy(ids + at, r->seq->ids + r->range.pos, r->range.n * sizeof *ids);
+        at += r->range.n;
+    }
+    return ids;
+}
+
+static void free_ids(void *data, void *arg)
+{
+    (void)arg;
+    free(data);
+}
+
+static enum proto_status send_batch(struct coord_engine *e, struct coord_batch *batch,
+                                    struct proto_error *error)
+{
+    int32_t *ids = gather_ids(batch);
+    struct proto_range *ranges = malloc(batch->n_ranges * sizeof *ranges + 1);
+    struct net_payload *payload = NULL;
+    if (ids)
+        payload = net_payload_wrap(ids, batch->n_rows * sizeof *ids, free_ids, NULL);
+    if (!payload || !ranges) {
+        if (!payload)
+            free(ids);
+        net_payload_destroy(payload);
+        free(ranges);
+        return proto_fail_nomem(error, batch->n_rows * sizeof *ids, "a batch");
+    }
+    for (uint32_t i = 0; i < batch->n_ranges; i++)
+        ranges[i] = batch->ranges[i].range;
+    struct proto_msg msg = {.kind = PROTO_MSG_BATCH,
+                            .batch = {.epoch = e->epoch,
+                                      .batch = batch->id,
+                                      .ranges = ranges,
+                                      .n_ranges = batch->n_ranges,
+                                      .drops = e->drops,
+                                      .n_drops = e->n_drops}};
+    batch->sent_ns = net_now_ns();
+    enum proto_status status = engine__tell(e->stages[0], &msg, &payload, error);
+    free(ranges);
+    return status;
+}
+
+/* Sends one batch; false when there is nothing to send. */
+static bool dispatch(struct coord_engine *e)
+{
+    struct proto_error error;
+    struct coord_batch *batch =
+        calloc(1, sizeof *batch + e->options.parallel * sizeof *batch->ranges);
+    struct draft draft = {.batch = batch, .max_rows = e->options.batch};
+    if (!batch)
+        return false;
+    add_generating(e, &draft);
+    add_prompts(e, &draft);
+    if (batch->n_rows == 0 && e->n_drops == 0) {
+        free(batch);
+        return false;
+    }
+    batch->id = e->next_batch++;
+    *e->batches_last = batch;
+    e->batches_last = &batch->next;
+    e->n_batches++;
+    if (e->n_batches == 1)
+        e->progressed_ns = net_now_ns();
+    if (send_batch(e, batch, &error) != PROTO_OK) {
+        engine__lose_worker(e, e->stages[0], error.text);
+        return false;
+    }
+    e->n_drops = 0;
+    rotate(e);
+    return true;
+}
+
+/* One more than the stages may be in flight while prompts are read, so that a stage finds its next
+ * chunk waiting. */
+static uint32_t in_flight_limit(const struct coord_engine *e)
+{
+    for (const struct coord_seq *seq = e->active; seq; seq = seq->next)
+        if (!generating(seq) && ready_rows(seq))
+            return e->plan->n_stages + 1;
+    return e->plan->n_stages;
+}
+
+void engine__schedule(struct coord_engine *e)
+{
+    cancel_abandoned(e);
+    retire(e);
+    if (e->state != COORD_SERVING || e->stopping)
+        return;
+    activate(e);
+    while (e->state == COORD_SERVING && e->n_batches < in_flight_limit(e) && dispatch(e))
+        continue;
+}
+
+struct coord_batch *engine__find_batch(struct coord_engine *e, uint64_t id)
+{
+    for (struct coord_batch *batch = e->batches; batch; batch = batch->next)
+        if (batch->id == id)
+            return batch;
+    return NULL;
+}
+
+/* Takes a batch off the list: its sequences have one less in flight. */
+void engine__batch_done(struct coord_engine *e, struct coord_batch *batch)
+{
+    struct coord_batch **at = &e->batches;
+    while (*at != batch)
+        at = &(*at)->next;
+    *at = batch->next;
+    if (!*at)
+        e->batches_last = at;
+    e->n_batches--;
+    for (uint32_t i = 0; i < batch->n_ranges; i++) {
+        batch->ranges[i].seq->in_flight--;
+        batch->ranges[i].seq->done += batch->ranges[i].range.n;
+    }
+    free(batch);
+}
+
+void engine__fail_all(struct coord_engine *e, const struct proto_error *error)
+{
+    struct coord_event event = {.kind = COORD_EVENT_FAILED, .error = *error};
+    while (e->batches)
+        engine__batch_done(e, e->batches);
+    for (struct coord_seq *seq = e->active; seq; seq = seq->next)
+        engine__finish_seq(e, seq, &event);
+    while (e->waiting) {
+        struct coord_seq *seq = e->waiting;
+        e->waiting = seq->next;
+        engine__finish_seq(e, seq, &event);
+        engine__seq_destroy(seq);
+    }
+    e->waiting_last = &e->waiting;
+    e->n_waiting = 0;
+    retire(e);
+    /* A new epoch starts with empty caches. */
+    e->n_drops = 0;
+}

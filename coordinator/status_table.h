@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A cluster's status as a table for people. */
+#ifndef COORDINATOR_STATUS_TABLE_H
+#define COORDINATOR_STATUS_TABLE_H
+
+#include "coordinator/engine.h"
+
+/* A line for each worker, columns lined up: state, layers, memory held, threads, instruction set,
+ * round trip, and milliseconds of compute, queue and wire a token (of all tokens since the last
+ * coord_engine_reset_times, prompts' included). Stages come first, in order. */
+void coord_status_table(FILE *out, const struct coord_status *status);
+
+#endif

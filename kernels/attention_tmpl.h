@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attention over one KV head, part of kernels/rows_tmpl.h.
+ *
+ * Keys and values lie in pages, so positions are taken in runs that are contiguous in memory. A
+ * run is small enough to stay in the first cache: the query heads that share the KV head are taken
+ * four at a time over the same run, and memory is read once for all of them. One query head's
+ * additions keep the order of kernels/table.h however the heads, keys and dimensions are grouped,
+ * since a group only puts independent sums side by side.
+ */
+
+/* Query heads that are finished together; bounds what is kept on the stack. */
+#define HEADS 16u
+
+/* Functions with constant arguments, of which the compiler makes one each. */
+#define SPECIALISED static inline __attribute__((always_inline))
+
+struct run {
+    const char *rows;
+    const char *ahead; /* rows of the run after this one, for prefetching */
+    size_t n;
+};
+
+/* The row of position a->first + index. */
+static const char *row_at(const struct kern_attention *a, const void *const *pages,
+                          size_t row_bytes, size_t index)
+{
+    size_t position = a->first + index;
+    return (const char *)pages[position / a->page_rows] + position % a->page_rows * row_bytes;
+}
+
+/* The contiguous rows from position a->first + index on. */
+static struct run run_at(const struct kern_attention *a, const void *const *pages, size_t row_bytes,
+                         size_t index)
+{
+    size_t left = a->last + 1 - a->first - index;
+    size_t in_page = a->page_rows - (a->first + index) % a->page_rows;
+    size_t n = left < in_page ? left : in_page;
+    const char *rows = row_at(a, pages, row_bytes, index);
+    const char *ahead = n < left ? row_at(a, pages, row_bytes, index + n) : rows;
+    return (struct run){rows, ahead, n};
+}
+
+/* Pages lie anywhere in memory, and the processor's own prefetching begins anew in each; asking
+ * for a row of the next page with each row computed makes up for it. */
+SPECIALISED void prefetch(const char *p, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(p + i);
+}
+
+SPECIALISED size_t kv_bytes(enum kern_kv kv)
+{
+    return kv == KERN_KV_F16 ? sizeof(uint16_t) : sizeof(float);
+}
+
+SPECIALISED struct vec load_kv(const char *row, size_t i, enum kern_kv kv)
+{
+    const char *at = row + i * kv_bytes(kv);
+    return kv == KERN_KV_F16 ? vec_load_f16((const void *)at) : vec_load((const void *)at);
+}
+
+SPECIALISED struct vec load_kv_n(const char *row, size_t i, size_t n, enum kern_kv kv)
+{
+    const char *at = row + i * kv_bytes(kv);
+    return kv == KERN_KV_F16 ? vec_load_f16_n((const void *)at, n)
+                             : vec_load_n((const void *)at, n);
+}
+
+/* Four dot products; q_step and k_step are 0 where all four share the operand. */
+SPECIALISED void dot4(float sums[4], const float *q, size_t q_step, const char *k, size_t k_step,
+                      size_t dim, enum kern_kv kv)
+{
+    const float *q1 = q + q_step, *q2 = q1 + q_step, *q3 = q2 + q_step;
+    const char *k1 = k + k_step, *k2 = k1 + k_step, *k3 = k2 + k_step;
+    struct vec a0 = vec_set1(0.0f), a1 = a0, a2 = a0, a3 = a0;
+    size_t rest = dim % LANES, i = 0;
+    for (; i < dim - rest; i += LANES) {
+        a0 = vec_fma(vec_load(q + i), load_kv(k, i, kv), a0);
+        a1 = vec_fma(vec_load(q1 + i), load_kv(k1, i, kv), a1);
+        a2 = vec_fma(vec_load(q2 + i), load_kv(k2, i, kv), a2);
+        a3 = vec_fma(vec_load(q3 + i), load_kv(k3, i, kv), a3);
+    }
+    if (rest) {
+        struct vec x0 = load_kv_n(k, i, rest, kv), x1 = load_kv_n(k1, i, rest, kv);
+        struct vec x2 = load_kv_n(k2, i, rest, kv), x3 = load_kv_n(k3, i, rest, kv);
+        a0 = vec_first(rest, vec_fma(vec_load_n(q + i, rest), x0, a0), a0);
+        a1 = vec_first(rest, vec_fma(vec_load_n(q1 + i, rest), x1, a1), a1);
+        a2 = vec_first(rest, vec_fma(vec_load_n(q2 + i, rest), x2, a2), a2);
+        a3 = vec_first(rest, vec_fma(vec_load_n(q3 + i, rest), x3, a3), a3);
+    }
+    vec_tree4(sums, a0, a1, a2, a3);
+}
+
+/* scores of 4 query heads with the keys of a run. */
+SPECIALISED void score_heads4(float *scores, size_t stride, const float *q, struct run run,
+                              size_t dim, float factor, enum kern_kv kv)
+{
+    size_t row_bytes = dim * kv_bytes(kv);
+    for (size_t j = 0; j < run.n; j++) {
+        float sums[4];
+        prefetch(run.ahead + j * row_bytes, row_bytes);
+        dot4(sums, q, dim, run.rows + j * row_bytes, 0, dim, kv);
+        for (size_t h = 0; h < 4; h++)
+            scores[h * stride + j] = sums[h] * factor;
+    }
+}
+
+/* scores of one query head, keys four at a time. */
+SPECIALISED void score_head(float *scores, const float *q, struct run run, size_t dim, float factor,
+                            enum kern_kv kv)
+{
+    size_t row_bytes = dim * kv_bytes(kv), j = 0;
+    float sums[4];
+    for (; j + 4 <= run.n; j += 4) {
+        prefetch(run.ahead + j * row_bytes, 4 * row_bytes);
+        dot4(sums, q, 0, run.rows + j * row_bytes, row_bytes, dim, kv);
+        for (size_t r = 0; r < 4; r++)
+            scores[j + r] = sums[r] * factor;
+    }
+    for (; j < run.n; j++) {
+        dot4(sums, q, 0, run.rows + j * row_bytes, 0, dim, kv);
+        scores[j] = sums[0] * factor;
+    }
+}
+
+SPECIALISED void score(const struct kern_attention *a, float *scores, size_t stride, const float *q,
+                       size_t n_q, enum kern_kv kv)
+{
+    size_t count = a->last - a->first + 1, dim = a->dim_k;
+    for (size_t index = 0; index < count;) {
+        struct run run = run_at(a, a->k_pages, dim * kv_bytes(kv), index);
+        size_t h = 0;
+        for (; h + 4 <= n_q; h += 4)
+            score_heads4(scores + h * stride + index, stride, q + h * dim, run, dim, a->scale, kv);
+        for (; h < n_q; h++)
+            score_head(scores + h * stride + index, q + h * dim, run, dim, a->scale, kv);
+        index += run.n;
+    }
+}
+
+/* scores become exp(score - max); returns 1 / their sum. */
+static float softmax(float *scores, size_t count)
+{
+    size_t whole = count - count % LANES, rest = count % LANES;
+    struct vec m = vec_set1(row_max(scores, count)), acc = vec_set1(0.0f);
+    for (size_t i = 0; i < whole; i += LANES) {
+        struct vec p = vec_exp(vec_sub(vec_load(scores + i), m));
+        vec_store(scores + i, p);
+        acc = vec_add(acc, p);
+    }
+    if (rest) {
+        struct vec p = vec_exp(vec_sub(vec_load_n(scores + whole, rest), m));
+        vec_store_n(scores + whole, p, rest);
+        acc = vec_first(rest, vec_add(acc, p), acc);
+    }
+    return 1.0f / vec_tree(acc);
+}
+
+/* out[h][0..16*vecs) += sum over the run of p[h][j] * row j from dimension i on. heads * vecs is at
+ * most VALUE_SUMS. */
+SPECIALISED void value_block(float *out, size_t dim, size_t i, const float *p, size_t stride,
+                             struct run run, enum kern_kv kv, size_t heads, size_t vecs)
+{
+    size_t row_bytes = dim * kv_bytes(kv), from = i * kv_bytes(kv);
+    struct vec acc[VALUE_SUMS];
+    out += i;
+#pragma GCC unroll 8
+    for (size_t a = 0; a < heads * vecs; a++)
+        acc[a] = vec_load(out + a / vecs * dim + a % vecs * LANES);
+    for (size_t j = 0; j < run.n; j++) {
+        const char *row = run.rows + j * row_bytes + from;
+        prefetch(run.ahead + j * row_bytes + from, vecs * LANES * kv_bytes(kv));
+#pragma GCC unroll 8
+        for (size_t a = 0; a < heads * vecs; a++)
+            acc[a] = vec_fma(vec_set1(p[a / vecs * stride + j]), load_kv(row, a % vecs * LANES, kv),
+                             acc[a]);
+    }
+#pragma GCC unroll 8
+    for (size_t a = 0; a < heads * vecs; a++)
+        vec_store(out + a / vecs * dim + a % vecs * LANES, acc[a]);
+}
+
+/* The last, less than 16 dimensions of one head. */
+SPECIALISED void value_rest(float *out, size_t dim, const float *p, const char *rows, size_t n,
+                            enum kern_kv kv)
+{
+    size_t rest = dim % LANES;
+    struct vec acc = vec_load_n(out, rest);
+    for (size_t j = 0; j < n; j++)
+        acc = vec_fma(vec_set1(p[j]), load_kv_n(rows, j * dim, rest, kv), acc);
+    vec_store_n(out, acc, rest);
+}
+
+/* All dimensions of `heads` heads (4 or 1), for one run. */
+SPECIALISED void value_heads(float *out, size_t dim, const float *p, size_t stride, struct run run,
+                             enum kern_kv kv, size_t heads)
+{
+    const size_t step = VALUE_SUMS / heads * LANES;
+    size_t whole = dim - dim % LANES, i = 0;
+    for (; i + step <= dim; i += step)
+        value_block(out, dim, i, p, stride, run, kv, heads, VALUE_SUMS / heads);
+    for (; i < whole; i += LANES)
+        value_block(out, dim, i, p, stride, run, kv, heads, 1);
+    for (size_t h = 0; whole < dim && h < heads; h++)
+        value_rest(out + h * dim + whole, dim, p + h * stride, run.rows + whole * kv_bytes(kv),
+                   run.n, kv);
+}
+
+SPECIALISED void value(const struct kern_attention *a, float *out, const float *p, size_t stride,
+                       size_t n_q, enum kern_kv kv)
+{
+    size_t count = a->last - a->first + 1, dim = a->dim_v;
+    memset(out, 0, n_q * dim * sizeof(float));
+    for (size_t index = 0; index < count;) {
+        struct run run = run_at(a, a->v_pages, dim * kv_bytes(kv), index);
+        size_t h = 0;
+        for (; h + 4 <= n_q; h += 4)
+            value_heads(out + h * dim, dim, p + h * stride + index, stride, run, kv, 4);
+        for (; h < n_q; h++)
+            value_heads(out + h * dim, dim, p + h * stride + index, stride, run, kv, 1);
+        index += run.n;
+    }
+}
+
+SPECIALISED void attention_heads(const struct kern_attention *a, size_t h, size_t n_q,
+                                 enum kern_kv kv)
+{
+    size_t count = a->last - a->first + 1, stride = (count + LANES - 1) / LANES * LANES;
+    float *out = a->out + h * a->dim_v, *scores = a->scores + h * stride;
+    float inverse[HEADS];
+    score(a, scores, stride, a->q + h * a->dim_k, n_q, kv);
+    for (size_t i = 0; i < n_q; i++)
+        inverse[i] = softmax(scores + i * stride, count);
+    value(a, out, scores, stride, n_q, kv);
+    for (size_t i = 0; i < n_q; i++)
+        scale(out + i * a->dim_v, out + i * a->dim_v, inverse[i], a->dim_v);
+}
+
+static void attention(const struct kern_attention *a)
+{
+    for (size_t h = 0; h < a->n_q; h += HEADS) {
+        size_t n = a->n_q - h < HEADS ? a->n_q - h : HEADS;
+        if (a->kv == KERN_KV_F16)
+            attention_heads(a, h, n, KERN_KV_F16);
+        else
+            attention_heads(a, h, n, KERN_KV_F32);
+    }
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Measures how fast this machine reads memory. */
+#ifndef KERNELS_BANDWIDTH_H
+#define KERNELS_BANDWIDTH_H
+
+#include "kernels/pool.h"
+
+/* Bytes a second of a plain sequential read of `bytes` of memory by all the pool's threads: the
+ * best of `rounds` passes. Takes that much memory for the time of the call. *result is 0 on
+ * failure. */
+enum proto_status kern_read_bandwidth(struct kern_pool *pool, size_t bytes, unsigned rounds,
+                                      double *result, struct proto_error *error);
+
+#endif

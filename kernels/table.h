@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The arithmetic, as a table of functions for each instruction set. Constant after first use, any
+ * thread; the functions keep no state.
+ *
+ * All sets give the same bits: the order of every float addition is part of a function's
+ * definition below, each multiplication that feeds an addition is fused where it says fma, nothing
+ * is contracted otherwise (-ffp-contract=off), and exp is our own (kernels/math.h). So a cluster
+ * of different processors still computes one result, and the tests compare for equality. Order is
+ * defined for one output value alone; it never depends on how many rows or panels a call covers.
+ *
+ * Row strides are in floats unless they end in _bytes. Widths may be any number; buffers of floats
+ * are 64-byte aligned and every row has room up to the next multiple of 16 floats, which functions
+ * may overwrite with anything.
+ */
+#ifndef KERNELS_TABLE_H
+#define KERNELS_TABLE_H
+
+#include "kernels/act.h"
+#include "kernels/type.h"
+
+enum kern_isa { KERN_ISA_PORTABLE, KERN_ISA_AVX2, KERN_ISA_AVX512 };
+
+/*
+ * y[r*ldy + 16p + lane] = sum_i W[16p + lane][i] * x[r][i] for r < n_rows, p < n_panels.
+ * w: the first of n_panels packed panels; x: records of x_bytes each, of the type's operand kind.
+ * Writes whole panels (16 values), so the last panel of a matrix may spill into a row's padding.
+ *
+ * Order, one output value:
+ *   float types:  four accumulators, a_j = fma(w[i], x[i], a_j) for i = j mod 4, ascending; the
+ *                 result is (a_0 + a_1) + (a_2 + a_3).
+ *   Q8_0, Q4_0:   one accumulator over blocks of 32, ascending: a = fma(dw * dx, (float)s, a), s
+ *                 the exact integer sum of q_w * q_x.
+ *   Q4_K:         one accumulator over blocks of 256, ascending:
+ *                 a = fma(d * dx, (float)s, a); a = fma(-(dmin * dx), (float)m, a), with the exact
+ *                 integers s = sum S_j * sum q*qx and m = sum M_j * sum qx.
+ *   Q6_K:         one accumulator over blocks of 256: a = fma(d * dx, (float)s, a), s exact.
+ */
+typedef void kern_matmul_fn(float *y, size_t ldy, const void *w, size_t n_panels, const void *x,
+                            size_t x_bytes, size_t n_rows, size_t k);
+
+/* Quantises n_rows rows of k floats into records of kern_act_bytes (see act.h). */
+typedef void kern_quantize_fn(void *records, const float *x, size_t ldx, size_t n_rows, size_t k);
+
+/*
+ * y[g*width + i] = x[g*width + i] * s_g * w[i] for each group g of one row, with
+ * s_g = 1 / sqrtf(sum / width + eps); w NULL means ones. sum: 16 lane accumulators,
+ * a_l = fma(x, x, a_l) for i = l mod 16, then the fixed tree of kern_tree16 (math.h). y may be x.
+ * Product order: (x * s) * w.
+ */
+typedef void kern_rms_norm_fn(float *y, const float *x, const float *w, size_t n_groups,
+                              size_t width, float eps);
+
+/* Rotation of n_heads heads of head_dim floats of one row, in place, by n_rot/2 pairs (cos, sin)
+ * interleaved in cs: (a,b) -> (fma(a, c, -(b*s)), fma(a, s, b*c)). neox 0 pairs (2i, 2i+1);
+ * neox 1 pairs (i, i + n_rot/2). Dimensions from n_rot on stay. */
+typedef void kern_rope_fn(float *x, size_t n_heads, size_t head_dim, size_t n_rot, int neox,
+                          const float *cs);
+
+/* y[i] = silu(g[i] * scale) * (u[i] * scale), silu(v) = v / (1 + kern_expf(-v)). y may be g. */
+typedef void kern_silu_mul_fn(float *y, const float *g, const float *u, float scale, size_t n);
+
+/* y[i] = y[i] + x[i]. */
+typedef void kern_add_fn(float *y, const float *x, size_t n);
+
+/* y[i] = fma(s, x[i], y[i]). */
+typedef void kern_axpy_fn(float *y, const float *x, float s, size_t n);
+
+/* y[i] = x[i] * s. y may be x. */
+typedef void kern_scale_fn(float *y, const float *x, float s, size_t n);
+
+/* What a KV cache stores. */
+enum kern_kv { KERN_KV_F32, KERN_KV_F16 };
+
+/*
+ * Attention of one query row over one KV head.
+ *
+ * q: n_q query heads of dim_k floats (the heads that share this KV head, adjacent); out: n_q heads
+ * of dim_v floats. Keys of positions first..last are read from pages: position j is row
+ * j % page_rows of pages[j / page_rows] (k_pages and v_pages point at this KV head's rows:
+ * page_rows x dim values of kv's type). scores: scratch of n_q * ((last - first + 1) rounded up
+ * to 16) floats, 64-byte aligned.
+ *
+ * Order, one query head: score_j = dot16(q, k_j) * scale, dot16 being 16 lane accumulators
+ * (fma, i = l mod 16) and kern_tree16; m = max; p_j = kern_expf(score_j - m); sum: 16 lane
+ * accumulators by (j - first) mod 16, then kern_tree16; out[i] = (accumulated over ascending j by
+ * fma(p_j, v_j[i], acc)) * (1 / sum).
+ */
+struct kern_attention {
+    float *out;
+    const float *q;
+    const void *const *k_pages;
+    const void *const *v_pages;
+    float *scores;
+    size_t n_q, dim_k, dim_v, page_rows;
+    size_t first, last;
+    float scale;
+    enum kern_kv kv;
+};
+typedef void kern_attention_fn(const struct kern_attention *a);
+
+/* Stores n floats as kv values; the inverse of what attention reads. */
+typedef void kern_kv_store_fn(void *dst, const float *src, size_t n, enum kern_kv kv);
+
+/* logits[0..n): *max gets the largest value, the result is log(sum exp(logit - max)) + max:
+ * 16 lane accumulators (i = l mod 16) of kern_expf, kern_tree16, kern_logf. */
+typedef float kern_lse_fn(const float *logits, size_t n, float *max);
+
+/* Matrix functions are indexed by kern_type number. */
+#define KERN_TYPE_SLOTS 40
+
+struct kern_table {
+    enum kern_isa isa;
+    const char *name; /* "portable", "avx2", "avx512" */
+    kern_matmul_fn *matmul[KERN_TYPE_SLOTS]; /* NULL: no kernel for this type */
+    kern_quantize_fn *quantize[3];           /* by enum kern_act; [KERN_ACT_F32] copies */
+    kern_rms_norm_fn *rms_norm;
+    kern_rope_fn *rope;
+    kern_silu_mul_fn *silu_mul;
+    kern_add_fn *add;
+    kern_axpy_fn *axpy;
+    kern_scale_fn *scale;
+    kern_attention_fn *attention;
+    kern_kv_store_fn *kv_store;
+    kern_lse_fn *lse;
+};
+
+/* The best set that this processor runs. AVX2 needs AVX2, FMA and F16C; AVX-512 needs F, BW, VL,
+ * DQ and VNNI. */
+enum kern_isa kern_isa_best(void);
+
+/* The set of a name, or -1. */
+int kern_isa_by_name(const char *name);
+
+/* The table of a set, or NULL where the processor cannot run it. */
+const struct kern_table *kern_table_get(enum kern_isa isa);
+
+/* How a set fills its entries over those below it; used by kernels/table.c only. */
+void kern_init_matmul_portable(struct kern_table *t);
+void kern_init_rows_portable(struct kern_table *t);
+void kern_init_matmul_avx2(struct kern_table *t);
+void kern_init_rows_avx2(struct kern_table *t);
+void kern_init_matmul_avx512(struct kern_table *t);
+void kern_init_rows_avx512(struct kern_table *t);
+
+#endif

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Tells a connection's owner why it does not come about. libzmq reconnects for ever and says what
+ * happens on a monitor socket only.
+ */
+#include "net/internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Said at the third attempt in vain (the other side may just be starting), then seldom. */
+#define FIRST_REPORT 3u
+#define NEXT_REPORTS 16u
+
+#define EVENTS                                                                                     \
+    (ZMQ_EVENT_CONNECTED | ZMQ_EVENT_CONNECT_RETRIED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED |             \
+     ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |                  \
+     ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
+
+struct net__trouble {
+    void *watched, *monitor;
+    struct net__socket *socket;
+    const char *endpoint;
+    const struct net_link_handler *handler;
+    unsigned unreached; /* attempts since the other side was reached */
+    unsigned failed;    /* handshakes since one succeeded */
+};
+
+static void report(struct net__trouble *trouble, enum proto_status status, const char *what)
+{
+    struct proto_error error;
+    proto_fail(&error, status, "%s: %s", trouble->endpoint, what);
+    if (trouble->handler->on_trouble)
+        trouble->handler->on_trouble(trouble->handler->arg, &error);
+}
+
+static void handle(struct net__trouble *trouble, unsigned event)
+{
+    switch (event) {
+    case ZMQ_EVENT_CONNECTED:
+        trouble->unreached = 0;
+        break;
+    case ZMQ_EVENT_CONNECT_RETRIED:
+        if (++trouble->unreached % NEXT_REPORTS == FIRST_REPORT)
+            report(trouble, PROTO_LOST,
+                   "no connection (refused or unreachable); is the address right, and is the "
+                   "coordinator or worker running there?");
+        break;
+    case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
+        trouble->failed = 0;
+        break;
+    case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+    case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
+    case ZMQ_EVENT_HANDSHAKE_FAILED_AUTH:
+        if (trouble->failed++ % NEXT_REPORTS == 0)
+            report(trouble, PROTO_REFUSED,
+                   "the handshake was refused; the key we have is not this cluster's (make a new "
+                   "token with 'caravan keygen'), or what listens there is not Caravan");
+        break;
+    default:
+        break;
+    }
+}
+
+/* An event is a frame {u16 event, u32 value} and a frame with the endpoint (zmq_socket_monitor). */
+static bool on_ready(void *arg)
+{
+    struct net__trouble *trouble = arg;
+    uint16_t event = 0;
+    unsigned char frame[6];
+    int len;
+    do
+        len = zmq_recv(trouble->monitor, frame, sizeof frame, ZMQ_DONTWAIT);
+    while (len < 0 && errno == EINTR);
+    if (len < 0)
+        return false;
+    if (len == (int)sizeof frame)
+        memcpy(&event, frame, sizeof event);
+    int more = 1;
+    size_t size = sizeof more;
+    while (zmq_getsockopt(trouble->monitor, ZMQ_RCVMORE, &more, &size) == 0 && more)
+        zmq_recv(trouble->monitor, NULL, 0, ZMQ_DONTWAIT);
+    handle(trouble, event);
+    return true;
+}
+
+enum proto_status net__trouble_attach(struct net__trouble **out, struct net_loop *loop, void *zmq,
+                                      const char *endpoint, const struct net_link_handler *handler,
+                                      struct proto_error *error)
+{
+    *out = NULL;
+    struct net__trouble *trouble = calloc(1, sizeof *trouble);
+    if (!trouble)
+        return proto_fail_nomem(error, sizeof *trouble, "a connection");
+    trouble->watched = zmq;
+    trouble->endpoint = endpoint;
+    trouble->handler = handler;
+    char address[64];
+    snprintf(address, sizeof address, "inproc://trouble-%p", (void *)trouble);
+    enum proto_status status = PROTO_OK;
+    trouble->monitor = zmq_socket(net__loop_zmq(loop), ZMQ_PAIR);
+    /* The monitor's reader is connected before there are events: libzmq waits for it. */
+    if (!trouble->monitor || zmq_socket_monitor(zmq, address, EVENTS) != 0 ||
+        zmq_connect(trouble->monitor, address) != 0)
+        status = proto_fail_errno(error, errno, "cannot watch", endpoint);
+    else
+        status =
+            net__socket_create(&trouble->socket, loop, trouble->monitor, on_ready, trouble, error);
+    if (status == PROTO_OK) {
+        *out = trouble;
+        return PROTO_OK;
+    }
+    zmq_socket_monitor(zmq, NULL, 0);
+    if (trouble->monitor)
+        zmq_close(trouble->monitor);
+    free(trouble);
+    return status;
+}
+
+void net__trouble_detach(struct net__trouble *trouble)
+{
+    if (!trouble)
+        return;
+    zmq_socket_monitor(trouble->watched, NULL, 0);
+    net__socket_close(trouble->socket, 0, free, trouble);
+}

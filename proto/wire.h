@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The messages between coordinator and workers, as checked C structs. On the wire a message is a
+ * protobuf frame (wire.proto) and, where said below, one payload frame of raw bytes after it.
+ * Decoding trusts nothing: counts and lengths are bounded by limits.h, numbers that must be finite
+ * are, enums are known; anything else is PROTO_FORMAT with a text. Any thread, no state.
+ *
+ * Times are nanoseconds of the sender's monotonic clock.
+ */
+#ifndef PROTO_WIRE_H
+#define PROTO_WIRE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/limits.h"
+#include "proto/status.h"
+
+enum proto_kind {
+    PROTO_MSG_HELLO = 1,    /* worker -> coordinator, first */
+    PROTO_MSG_WELCOME = 2,  /* coordinator -> worker */
+    PROTO_MSG_REFUSE = 3,   /* coordinator -> worker: says why, nothing else */
+    PROTO_MSG_PING = 4,     /* coordinator -> worker */
+    PROTO_MSG_PONG = 5,     /* worker -> coordinator */
+    PROTO_MSG_LOAD = 6,     /* coordinator -> worker; payload: model card */
+    PROTO_MSG_PROGRESS = 7, /* worker -> coordinator, while it loads */
+    PROTO_MSG_READY = 8,    /* worker -> coordinator: slice loaded, next worker reached */
+    PROTO_MSG_FAILED = 9,   /* worker -> coordinator: a load or a batch failed */
+    PROTO_MSG_WANT = 10,    /* worker -> coordinator: hashes of a tensor's pieces, please */
+    PROTO_MSG_HASHES = 11,  /* coordinator -> worker; payload: 32 bytes a piece */
+    PROTO_MSG_FETCH = 12,   /* worker -> coordinator: bytes of a piece, please */
+    PROTO_MSG_CHUNK = 13,   /* coordinator -> worker; payload: the bytes */
+    PROTO_MSG_LINK = 14,    /* worker -> next worker: are you there, do you know me? */
+    PROTO_MSG_LINKED = 15,  /* next worker -> worker: yes */
+    PROTO_MSG_BATCH = 16,   /* to a stage; payload: token ids (i32) for the first stage, else
+                               residual rows (f32, n_rows x stride) */
+    PROTO_MSG_RESULT = 17,  /* last stage -> coordinator; payload: see struct proto_result */
+    PROTO_MSG_BYE = 18,     /* either side: closing */
+    PROTO_MSG_MEASURE = 19, /* coordinator -> worker: measure the read bandwidth */
+    PROTO_MSG_MEASURED = 20 /* worker -> coordinator */
+};
+
+struct proto_hello {
+    uint32_t version;
+    char *name;                        /* shown to people; unique names are the coordinator's care */
+    uint8_t proof[PROTO_KEY_BYTES];    /* keyed BLAKE2b of the worker's public key by the secret */
+    char *endpoint;                    /* where this worker listens for the stage before it */
+    uint64_t memory_bytes;             /* what it offers */
+    uint32_t threads;
+    char *isa;                         /* "avx512" */
+};
+
+struct proto_welcome {
+    uint32_t worker;      /* number given by the coordinator */
+    uint32_t ping_ms;     /* interval of pings */
+    uint32_t deadline_ms; /* silence after which either side gives the other up */
+};
+
+struct proto_refuse {
+    enum proto_status status;
+    char *text;
+};
+
+struct proto_ping {
+    uint64_t sent_ns;
+};
+
+struct proto_pong {
+    uint64_t ping_sent_ns; /* echoed */
+    uint64_t received_ns, sent_ns;
+    uint64_t steps;      /* operations executed so far: stands still only when idle or stuck */
+    uint64_t rss_bytes;  /* resident memory */
+};
+
+struct proto_load {
+    uint64_t epoch;
+    uint32_t stage, n_stages;
+    uint32_t layer_first, layer_end;
+    bool embed, head;
+    uint32_t kv_type; /* enum kern_kv */
+    uint64_t ctx;
+    uint32_t max_seqs, max_rows;
+    char *next_endpoint;                    /* "" for the last stage */
+    uint8_t next_key[PROTO_KEY_BYTES];      /* public key of the next stage */
+    uint8_t previous_key[PROTO_KEY_BYTES];  /* of the stage before, or of the coordinator */
+    char **files;                           /* local copy of the model to read, may be empty */
+    uint32_t n_files;
+};
+
+struct proto_progress {
+    uint64_t epoch;
+    uint64_t done_bytes, total_bytes;
+    uint64_t fetched_bytes; /* of which came over the network */
+};
+
+struct proto_ready {
+    uint64_t epoch;
+    uint64_t weight_bytes, kv_limit_bytes, scratch_bytes;
+};
+
+struct proto_failed {
+    uint64_t epoch;
+    uint64_t batch; /* 0: the load failed */
+    enum proto_status status;
+    char *text;
+};
+
+struct proto_want {
+    uint64_t epoch;
+    uint32_t tensor; /* number in the model card */
+};
+
+struct proto_hashes {
+    uint64_t epoch;
+    uint32_t tensor;
+};
+
+struct proto_fetch {
+    uint64_t epoch;
+    uint32_t tensor;
+    uint64_t piece;
+    uint64_t offset; /* in the piece */
+    uint32_t bytes;  /* at most PROTO_CHUNK_BYTES */
+};
+
+struct proto_chunk {
+    uint64_t epoch;
+    uint32_t tensor;
+    uint64_t piece;
+    uint64_t offset;
+};
+
+struct proto_link {
+    uint64_t epoch;
+};
+
+struct proto_measure {
+    uint64_t bytes; /* size of the memory to read */
+};
+
+struct proto_measured {
+    double read_bytes_s;
+};
+
+/* What a batch wants back of a range of rows. */
+enum proto_want_rows { PROTO_WANT_NONE = 0, PROTO_WANT_LAST = 1, PROTO_WANT_ALL = 2 };
+
+struct proto_range {
+    uint32_t seq;
+    uint64_t pos; /* of the first row */
+    uint32_t n;   /* rows */
+    enum proto_want_rows want;
+    uint32_t candidates; /* best candidates of a wanted row; 0: the whole vocabulary */
+};
+
+/* When a stage handled a batch, on that stage's clock. */
+struct proto_stage_time {
+    uint64_t received_ns; /* frame taken from the socket */
+    uint64_t started_ns, finished_ns; /* computing */
+    uint64_t sent_ns;     /* handed to the next socket */
+    uint64_t bytes;       /* received */
+};
+
+struct proto_batch {
+    uint64_t epoch, batch; /* batch numbers start at 1 and never repeat in an epoch */
+    struct proto_range *ranges;
+    uint32_t n_ranges;
+    uint32_t *drops; /* sequences to forget before computing */
+    uint32_t n_drops;
+    struct proto_stage_time *times; /* one for each stage passed so far */
+    uint32_t n_times;
+};
+
+/* A part of a batch's results: rows in the order of the batch's wanted rows. The payload holds,
+ * for each row, `counts[i]` candidates {u32 id, f32 logit} in falling order of logit (ties: lower
+ * id first), or for a count of 0 the whole vocabulary as f32 logits. A batch with nothing wanted
+ * has one result without rows. */
+struct proto_result_row {
+    uint32_t range; /* index of the batch's range */
+    uint64_t pos;
+    uint32_t count; /* candidates; 0: whole vocabulary */
+    float lse;      /* log-sum-exp of all logits */
+};
+
+struct proto_result {
+    uint64_t epoch, batch;
+    uint32_t n_vocab;
+    bool last; /* no more parts of this batch follow */
+    struct proto_result_row *rows;
+    uint32_t n_rows;
+    struct proto_stage_time *times; /* all stages; in the last part only */
+    uint32_t n_times;
+};
+
+struct proto_msg {
+    enum proto_kind kind;
+    union {
+        struct proto_hello hello;
+        struct proto_welcome welcome;
+        struct proto_refuse refuse;
+        struct proto_ping ping;
+        struct proto_pong pong;
+        struct proto_load load;
+        struct proto_progress progress;
+        struct proto_ready ready;
+        struct proto_failed failed;
+        struct proto_want want;
+        struct proto_hashes hashes;
+        struct proto_fetch fetch;
+        struct proto_chunk chunk;
+        struct proto_link link;     /* LINK, LINKED */
+        struct proto_batch batch;
+        struct proto_result result;
+        struct proto_measure measure;
+        struct proto_measured measured;
+    };
+};
+
+/* Encodes; *bytes is malloc'ed and the caller's. Strings NULL are sent as "". */
+enum proto_status proto_msg_encode(const struct proto_msg *msg, uint8_t **bytes, size_t *len,
+                                   struct proto_error *error);
+
+/* Decodes and checks; *msg owns its memory until proto_msg_finish. */
+enum proto_status proto_msg_decode(const void *bytes, size_t len, struct proto_msg *msg,
+                                   struct proto_error *error);
+
+/* Frees what a decoded message owns and zeroes it. */
+void proto_msg_finish(struct proto_msg *msg);
+
+/* Rows of a batch: the sum of its ranges. */
+uint64_t proto_batch_rows(const struct proto_batch *batch);
+
+/* PROTO_FORMAT unless the payload has exactly the size that the result's rows need. */
+enum proto_status proto_result_check(const struct proto_result *result, size_t payload_bytes,
+                                     struct proto_error *error);
+
+/* "hello", ... for logs. */
+const char *proto_kind_name(enum proto_kind kind);
+
+#endif

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proto/wire_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+#define MAX_PERIOD_MS     3600000u
+#define MAX_THREADS       65536u
+#define MAX_MEASURE_BYTES (64ull << 30)
+
+/* Where a failed check is reported. */
+struct check {
+    const char *kind;
+    enum proto_status status;
+    struct proto_error *error;
+};
+
+#define TRY(call)                                                                                  \
+    do {                                                                                           \
+        enum proto_status try_status = (call);                                                     \
+        if (try_status != PROTO_OK)                                                                \
+            return try_status;                                                                     \
+    } while (0)
+
+static enum proto_status number(const struct check *c, const char *field, uint64_t value,
+                                uint64_t min, uint64_t max)
+{
+    if (value >= min && value <= max)
+        return PROTO_OK;
+    return proto_fail(c->error, c->status, "%s message: %s is %llu, expected %llu to %llu", c->kind,
+                      field, (unsigned long long)value, (unsigned long long)min,
+                      (unsigned long long)max);
+}
+
+static enum proto_status string(const struct check *c, const char *field, const char *value)
+{
+    if (!value || memchr(value, 0, PROTO_MAX_STRING_BYTES + 1))
+        return PROTO_OK;
+    return proto_fail(c->error, c->status, "%s message: %s is longer than %u bytes", c->kind, field,
+                      PROTO_MAX_STRING_BYTES);
+}
+
+static enum proto_status list(const struct check *c, const char *field, const void *items,
+                              uint32_t n, uint32_t max)
+{
+    if (n > 0 && !items)
+        return proto_fail(c->error, c->status, "%s message: %s has no items, expected %u", c->kind,
+                          field, n);
+    return number(c, field, n, 0, max);
+}
+
+static enum proto_status is_finite(const struct check *c, const char *field, double value)
+{
+    if (isfinite(value))
+        return PROTO_OK;
+    return proto_fail(c->error, c->status, "%s message: %s is not a finite number", c->kind, field);
+}
+
+/* A failure's code; OK would be no failure. */
+static enum proto_status code(const struct check *c, enum proto_status value)
+{
+    if (value != PROTO_OK && proto_status_from_wire((unsigned)value) == value)
+        return PROTO_OK;
+    return proto_fail(c->error, c->status, "%s message: status %u is none of a failure", c->kind,
+                      (unsigned)value);
+}
+
+static enum proto_status check_hello(const struct check *c, const struct proto_hello *hello)
+{
+    TRY(string(c, "name", hello->name));
+    TRY(string(c, "endpoint", hello->endpoint));
+    TRY(string(c, "isa", hello->isa));
+    /* What another version means by its fields is unknown, and it must be told so, not that it is
+     * malformed. */
+    if (hello->version != PROTO_WIRE_VERSION)
+        return PROTO_OK;
+    return number(c, "threads", hello->threads, 1, MAX_THREADS);
+}
+
+static enum proto_status check_welcome(const struct check *c, const struct proto_welcome *welcome)
+{
+    TRY(number(c, "ping_ms", welcome->ping_ms, 1, MAX_PERIOD_MS));
+    return number(c, "deadline_ms", welcome->deadline_ms, 1, MAX_PERIOD_MS);
+}
+
+static enum proto_status check_load(const struct check *c, const struct proto_load *load)
+{
+    TRY(number(c, "n_stages", load->n_stages, 1, PROTO_MAX_WORKERS));
+    TRY(number(c, "stage", load->stage, 0, load->n_stages - 1));
+    TRY(number(c, "layer_end", load->layer_end, 0, PROTO_MAX_LAYERS));
+    TRY(number(c, "layer_first", load->layer_first, 0, load->layer_end));
+    TRY(number(c, "ctx", load->ctx, 1, PROTO_MAX_CONTEXT));
+    TRY(number(c, "max_seqs", load->max_seqs, 1, PROTO_MAX_SEQUENCES));
+    TRY(number(c, "max_rows", load->max_rows, 1, PROTO_MAX_BATCH_ROWS));
+    TRY(string(c, "next_endpoint", load->next_endpoint));
+    TRY(list(c, "files", load->files, load->n_files, PROTO__MAX_FILES));
+    for (uint32_t i = 0; i < load->n_files; i++)
+        TRY(string(c, "files", load->files[i]));
+    return PROTO_OK;
+}
+
+static enum proto_status check_fetch(const struct check *c, const struct proto_fetch *fetch)
+{
+    TRY(number(c, "tensor", fetch->tensor, 0, PROTO_MAX_TENSORS - 1));
+    TRY(number(c, "bytes", fetch->bytes, 1, PROTO_CHUNK_BYTES));
+    return number(c, "offset", fetch->offset, 0, PROTO_PIECE_BYTES - fetch->bytes);
+}
+
+static enum proto_status check_chunk(const struct check *c, const struct proto_chunk *chunk)
+{
+    TRY(number(c, "tensor", chunk->tensor, 0, PROTO_MAX_TENSORS - 1));
+    return number(c, "offset", chunk->offset, 0, PROTO_PIECE_BYTES - 1);
+}
+
+static enum proto_status check_batch(const struct check *c, const struct proto_batch *batch)
+{
+    TRY(number(c, "batch", batch->batch, 1, UINT64_MAX));
+    TRY(list(c, "ranges", batch->ranges, batch->n_ranges, PROTO_MAX_BATCH_RANGES));
+    TRY(list(c, "drops", batch->drops, batch->n_drops, PROTO_MAX_SEQUENCES));
+    TRY(list(c, "times", batch->times, batch->n_times, PROTO_MAX_WORKERS));
+    for (uint32_t i = 0; i < batch->n_ranges; i++) {
+        const struct proto_range *range = &batch->ranges[i];
+        TRY(number(c, "seq", range->seq, 0, PROTO_MAX_SEQUENCES - 1));
+        TRY(number(c, "n", range->n, 1, PROTO_MAX_BATCH_ROWS));
+        TRY(number(c, "pos", range->pos, 0, PROTO_MAX_CONTEXT - range->n));
+        TRY(number(c, "want", (unsigned)range->want, PROTO_WANT_NONE, PROTO_WANT_ALL));
+        TRY(number(c, "candidates", range->candidates, 0, PROTO_MAX_CANDIDATES));
+    }
+    for (uint32_t i = 0; i < batch->n_drops; i++)
+        TRY(number(c, "drops", batch->drops[i], 0, PROTO_MAX_SEQUENCES - 1));
+    return number(c, "rows", proto_batch_rows(batch), 0, PROTO_MAX_BATCH_ROWS);
+}
+
+static enum proto_status check_result(const struct check *c, const struct proto_result *result)
+{
+    TRY(number(c, "batch", result->batch, 1, UINT64_MAX));
+    TRY(list(c, "rows", result->rows, result->n_rows, PROTO_MAX_BATCH_ROWS));
+    TRY(list(c, "times", result->times, result->n_times, PROTO_MAX_WORKERS));
+    TRY(number(c, "n_vocab", result->n_vocab, result->n_rows > 0, PROTO_MAX_VOCAB));
+    for (uint32_t i = 0; i < result->n_rows; i++) {
+        const struct proto_result_row *row = &result->rows[i];
+        uint32_t most =
+            result->n_vocab < PROTO_MAX_CANDIDATES ? result->n_vocab : PROTO_MAX_CANDIDATES;
+        TRY(number(c, "range", row->range, 0, PROTO_MAX_BATCH_RANGES - 1));
+        TRY(number(c, "pos", row->pos, 0, PROTO_MAX_CONTEXT - 1));
+        TRY(number(c, "count", row->count, 0, most));
+        TRY(is_finite(c, "lse", row->lse));
+    }
+    return PROTO_OK;
+}
+
+static enum proto_status check_measured(const struct check *c,
+                                        const struct proto_measured *measured)
+{
+    TRY(is_finite(c, "read_bytes_s", measured->read_bytes_s));
+    if (measured->read_bytes_s < 0)
+        return proto_fail(c->error, c->status, "%s message: read_bytes_s is negative", c->kind);
+    return PROTO_OK;
+}
+
+enum proto_status proto__msg_check(const struct proto_msg *msg, enum proto_status status,
+                                   struct proto_error *error)
+{
+    const struct check c = {proto_kind_name(msg->kind), status, error};
+    switch (msg->kind) {
+    case PROTO_MSG_HELLO:
+        return check_hello(&c, &msg->hello);
+    case PROTO_MSG_WELCOME:
+        return check_welcome(&c, &msg->welcome);
+    case PROTO_MSG_REFUSE:
+        TRY(code(&c, msg->refuse.status));
+        return string(&c, "text", msg->refuse.text);
+    case PROTO_MSG_LOAD:
+        return check_load(&c, &msg->load);
+    case PROTO_MSG_PROGRESS:
+        return number(&c, "done_bytes", msg->progress.done_bytes, 0, msg->progress.total_bytes);
+    case PROTO_MSG_FAILED:
+        TRY(code(&c, msg->failed.status));
+        return string(&c, "text", msg->failed.text);
+    case PROTO_MSG_WANT:
+        return number(&c, "tensor", msg->want.tensor, 0, PROTO_MAX_TENSORS - 1);
+    case PROTO_MSG_HASHES:
+        return number(&c, "tensor", msg->hashes.tensor, 0, PROTO_MAX_TENSORS - 1);
+    case PROTO_MSG_FETCH:
+        return check_fetch(&c, &msg->fetch);
+    case PROTO_MSG_CHUNK:
+        return check_chunk(&c, &msg->chunk);
+    case PROTO_MSG_BATCH:
+        return check_batch(&c, &msg->batch);
+    case PROTO_MSG_RESULT:
+        return check_result(&c, &msg->result);
+    case PROTO_MSG_MEASURE:
+        return number(&c, "bytes", msg->measure.bytes, 1, MAX_MEASURE_BYTES);
+    case PROTO_MSG_MEASURED:
+        return check_measured(&c, &msg->measured);
+    case PROTO_MSG_PING:
+    case PROTO_MSG_PONG:
+    case PROTO_MSG_READY:
+    case PROTO_MSG_LINK:
+    case PROTO_MSG_LINKED:
+    case PROTO_MSG_BYE:
+        return PROTO_OK;
+    }
+    return proto_fail(error, status, "message of unknown kind %u", (unsigned)msg->kind);
+}

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proto/wire_internal.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "wire.pb-c.h"
+
+static_assert(sizeof(struct proto_stage_time) == PROTO__TIME_WORDS * sizeof(uint64_t),
+              "a stage's times are copied as words");
+static_assert((int)PROTO_MSG_MEASURED == (int)WIRE__MSG__BODY_MEASURED,
+              "a kind is the number of its body");
+
+/* The body of any message; a pointer to it goes into the oneof. */
+union body {
+    Wire__Hello hello;
+    Wire__Welcome welcome;
+    Wire__Refuse refuse;
+    Wire__Ping ping;
+    Wire__Pong pong;
+    Wire__Load load;
+    Wire__Progress progress;
+    Wire__Ready ready;
+    Wire__Failed failed;
+    Wire__Piece piece;
+    Wire__Epoch epoch;
+    Wire__Batch batch;
+    Wire__Result result;
+    Wire__Bye bye;
+    Wire__Measure measure;
+    Wire__Measured measured;
+};
+
+static char empty[] = "";
+
+/* The generated structs know no const; packing does not write. */
+static char *text(const char *s)
+{
+    return s ? (char *)s : empty;
+}
+
+static ProtobufCBinaryData key(const uint8_t bytes[PROTO_KEY_BYTES])
+{
+    return (ProtobufCBinaryData){PROTO_KEY_BYTES, (uint8_t *)bytes};
+}
+
+static void fill_hello(Wire__Hello *out, const struct proto_hello *hello)
+{
+    wire__hello__init(out);
+    out->version = hello->version;
+    out->name = text(hello->name);
+    out->proof = key(hello->proof);
+    out->endpoint = text(hello->endpoint);
+    out->memory_bytes = hello->memory_bytes;
+    out->threads = hello->threads;
+    out->isa = text(hello->isa);
+}
+
+static void fill_welcome(Wire__Welcome *out, const struct proto_welcome *welcome)
+{
+    wire__welcome__init(out);
+    out->worker = welcome->worker;
+    out->ping_ms = welcome->ping_ms;
+    out->deadline_ms = welcome->deadline_ms;
+}
+
+static void fill_refuse(Wire__Refuse *out, const struct proto_refuse *refuse)
+{
+    wire__refuse__init(out);
+    out->status = (uint32_t)refuse->status;
+    out->text = text(refuse->text);
+}
+
+static void fill_pong(Wire__Pong *out, const struct proto_pong *pong)
+{
+    wire__pong__init(out);
+    out->ping_sent_ns = pong->ping_sent_ns;
+    out->received_ns = pong->received_ns;
+    out->sent_ns = pong->sent_ns;
+    out->steps = pong->steps;
+    out->rss_bytes = pong->rss_bytes;
+}
+
+/* files stand in scratch, where NULL is replaced. */
+static enum proto_status fill_load(Wire__Load *out, const struct proto_load *load, void **scratch,
+                                   struct proto_error *error)
+{
+    char **files = calloc(load->n_files ? load->n_files : 1, sizeof *files);
+    if (!files)
+        return proto_fail_nomem(error, load->n_files * sizeof *files, "file names");
+    *scratch = files;
+    for (uint32_t i = 0; i < load->n_files; i++)
+        files[i] = text(load->files[i]);
+    wire__load__init(out);
+    out->epoch = load->epoch;
+    out->stage = load->stage;
+    out->n_stages = load->n_stages;
+    out->layer_first = load->layer_first;
+    out->layer_end = load->layer_end;
+    out->embed = load->embed;
+    out->head = load->head;
+    out->kv_type = load->kv_type;
+    out->ctx = load->ctx;
+    out->max_seqs = load->max_seqs;
+    out->max_rows = load->max_rows;
+    out->next_endpoint = text(load->next_endpoint);
+    out->next_key = key(load->next_key);
+    out->previous_key = key(load->previous_key);
+    out->n_files = load->n_files;
+    out->files = files;
+    return PROTO_OK;
+}
+
+static void fill_progress(Wire__Progress *out, const struct proto_progress *progress)
+{
+    wire__progress__init(out);
+    out->epoch = progress->epoch;
+    out->done_bytes = progress->done_bytes;
+    out->total_bytes = progress->total_bytes;
+    out->fetched_bytes = progress->fetched_bytes;
+}
+
+static void fill_ready(Wire__Ready *out, const struct proto_ready *ready)
+{
+    wire__ready__init(out);
+    out->epoch = ready->epoch;
+    out->weight_bytes = ready->weight_bytes;
+    out->kv_limit_bytes = ready->kv_limit_bytes;
+    out->scratch_bytes = ready->scratch_bytes;
+}
+
+static void fill_failed(Wire__Failed *out, const struct proto_failed *failed)
+{
+    wire__failed__init(out);
+    out->epoch = failed->epoch;
+    out->batch = failed->batch;
+    out->status = (uint32_t)failed->status;
+    out->text = text(failed->text);
+}
+
+static void fill_piece(Wire__Piece *out, const struct proto_fetch *piece)
+{
+    wire__piece__init(out);
+    out->epoch = piece->epoch;
+    out->tensor = piece->tensor;
+    out->piece = piece->piece;
+    out->offset = piece->offset;
+    out->bytes = piece->bytes;
+}
+
+static enum proto_status fill_batch(Wire__Batch *out, const struct proto_batch *batch,
+                                    void **scratch, struct proto_error *error)
+{
+    size_t n = batch->n_ranges, words = (size_t)batch->n_times * PROTO__TIME_WORDS;
+    size_t need = (n + words) * sizeof(uint64_t) + 4 * n * sizeof(uint32_t);
+    uint64_t *pos = malloc(need ? need : 1);
+    if (!pos)
+        return proto_fail_nomem(error, need, "a batch message");
+    *scratch = pos;
+    uint64_t *times = pos + n;
+    uint32_t *seq = (uint32_t *)(times + words);
+    uint32_t *rows = seq + n, *want = rows + n, *candidates = want + n;
+    for (size_t i = 0; i < n; i++) {
+        const struct proto_range *range = &batch->ranges[i];
+        seq[i] = range->seq;
+        pos[i] = range->pos;
+        rows[i] = range->n;
+        want[i] = (uint32_t)range->want;
+        candidates[i] = range->candidates;
+    }
+    if (words)
+        memcpy(times, batch->times, words * sizeof *times);
+    wire__batch__init(out);
+    out->epoch = batch->epoch;
+    out->batch = batch->batch;
+    out->n_seq = out->n_pos = out->n_n = out->n_want = out->n_candidates = n;
+    out->seq = seq;
+    out->pos = pos;
+    out->n = rows;
+    out->want = want;
+    out->candidates = candidates;
+    out->n_drops = batch->n_drops;
+    out->drops = batch->drops;
+    out->n_times = words;
+    out->times = times;
+    return PROTO_OK;
+}
+
+static enum proto_status fill_result(Wire__Result *out, const struct proto_result *result,
+                                     void **scratch, struct proto_error *error)
+{
+    size_t n = result->n_rows, words = (size_t)result->n_times * PROTO__TIME_WORDS;
+    size_t need = (n + words) * sizeof(uint64_t) + n * (2 * sizeof(uint32_t) + sizeof(float));
+    uint64_t *pos = malloc(need ? need : 1);
+    if (!pos)
+        return proto_fail_nomem(error, need, "a result message");
+    *scratch = pos;
+    uint64_t *times = pos + n;
+    uint32_t *range = (uint32_t *)(times + words), *count = range + n;
+    float *lse = (float *)(count + n);
+    for (size_t i = 0; i < n; i++) {
+        range[i] = result->rows[i].range;
+        pos[i] = result->rows[i].pos;
+        count[i] = result->rows[i].count;
+        lse[i] = result->rows[i].lse;
+    }
+    if (words)
+        memcpy(times, result->times, words * sizeof *times);
+    wire__result__init(out);
+    out->epoch = result->epoch;
+    out->batch = result->batch;
+    out->n_vocab = result->n_vocab;
+    out->last = result->last;
+    out->n_range = out->n_pos = out->n_count = out->n_lse = n;
+    out->range = range;
+    out->pos = pos;
+    out->count = count;
+    out->lse = lse;
+    out->n_times = words;
+    out->times = times;
+    return PROTO_OK;
+}
+
+static void fill_epoch(Wire__Epoch *out, uint64_t epoch)
+{
+    wire__epoch__init(out);
+    out->epoch = epoch;
+}
+
+static void fill_ping(Wire__Ping *out, const struct proto_ping *ping)
+{
+    wire__ping__init(out);
+    out->sent_ns = ping->sent_ns;
+}
+
+static void fill_measure(Wire__Measure *out, const struct proto_measure *measure)
+{
+    wire__measure__init(out);
+    out->bytes = measure->bytes;
+}
+
+static void fill_measured(Wire__Measured *out, const struct proto_measured *measured)
+{
+    wire__measured__init(out);
+    out->read_bytes_s = measured->read_bytes_s;
+}
+
+/* WANT, HASHES, FETCH and CHUNK as the one body that carries them. */
+static struct proto_fetch piece_of(const struct proto_msg *msg)
+{
+    switch (msg->kind) {
+    case PROTO_MSG_WANT:
+        return (struct proto_fetch){.epoch = msg->want.epoch, .tensor = msg->want.tensor};
+    case PROTO_MSG_HASHES:
+        return (struct proto_fetch){.epoch = msg->hashes.epoch, .tensor = msg->hashes.tensor};
+    case PROTO_MSG_CHUNK:
+        return (struct proto_fetch){.epoch = msg->chunk.epoch,
+                                    .tensor = msg->chunk.tensor,
+                                    .piece = msg->chunk.piece,
+                                    .offset = msg->chunk.offset};
+    default:
+        return msg->fetch;
+    }
+}
+
+/* Fills the body; what it points to beside *msg is in *scratch. */
+static enum proto_status fill(union body *body, const struct proto_msg *msg, void **scratch,
+                              struct proto_error *error)
+{
+    struct proto_fetch piece;
+    switch (msg->kind) {
+    case PROTO_MSG_HELLO:
+        fill_hello(&body->hello, &msg->hello);
+        break;
+    case PROTO_MSG_WELCOME:
+        fill_welcome(&body->welcome, &msg->welcome);
+        break;
+    case PROTO_MSG_REFUSE:
+        fill_refuse(&body->refuse, &msg->refuse);
+        break;
+    case PROTO_MSG_PING:
+        fill_ping(&body->ping, &msg->ping);
+        break;
+    case PROTO_MSG_PONG:
+        fill_pong(&body->pong, &msg->pong);
+        break;
+    case PROTO_MSG_LOAD:
+        return fill_load(&body->load, &msg->load, scratch, error);
+    case PROTO_MSG_PROGRESS:
+        fill_progress(&body->progress, &msg->progress);
+        break;
+    case PROTO_MSG_READY:
+        fill_ready(&body->ready, &msg->ready);
+        break;
+    case PROTO_MSG_FAILED:
+        fill_failed(&body->failed, &msg->failed);
+        break;
+    case PROTO_MSG_WANT:
+    case PROTO_MSG_HASHES:
+    case PROTO_MSG_FETCH:
+    case PROTO_MSG_CHUNK:
+        piece = piece_of(msg);
+        fill_piece(&body->piece, &piece);
+        break;
+    case PROTO_MSG_LINK:
+    case PROTO_MSG_LINKED:
+        fill_epoch(&body->epoch, msg->link.epoch);
+        break;
+    case PROTO_MSG_BATCH:
+        return fill_batch(&body->batch, &msg->batch, scratch, error);
+    case PROTO_MSG_RESULT:
+        return fill_result(&body->result, &msg->result, scratch, error);
+    case PROTO_MSG_BYE:
+        wire__bye__init(&body->bye);
+        break;
+    case PROTO_MSG_MEASURE:
+        fill_measure(&body->measure, &msg->measure);
+        break;
+    case PROTO_MSG_MEASURED:
+        fill_measured(&body->measured, &msg->measured);
+        break;
+    }
+    return PROTO_OK;
+}
+
+static enum proto_status pack(const Wire__Msg *wire, uint8_t **bytes, size_t *len,
+                              struct proto_error *error)
+{
+    size_t need = wire__msg__get_packed_size(wire);
+    if (need > PROTO_MAX_HEADER_BYTES)
+        return proto_fail(error, PROTO_LIMIT, "message of %zu bytes, at most %u can be sent", need,
+                          PROTO_MAX_HEADER_BYTES);
+    *bytes = malloc(need ? need : 1);
+    if (!*bytes)
+        return proto_fail_nomem(error, need, "a message");
+    *len = wire__msg__pack(wire, *bytes);
+    return PROTO_OK;
+}
+
+enum proto_status proto_msg_encode(const struct proto_msg *msg, uint8_t **bytes, size_t *len,
+                                   struct proto_error *error)
+{
+    *bytes = NULL;
+    *len = 0;
+    enum proto_status status = proto__msg_check(msg, PROTO_INVALID, error);
+    if (status != PROTO_OK)
+        return status;
+    union body body;
+    void *scratch = NULL;
+    status = fill(&body, msg, &scratch, error);
+    if (status == PROTO_OK) {
+        Wire__Msg wire = WIRE__MSG__INIT;
+        wire.body_case = (Wire__Msg__BodyCase)msg->kind;
+        /* All members of the oneof are pointers that stand at the same place. */
+        wire.hello = &body.hello;
+        status = pack(&wire, bytes, len, error);
+    }
+    free(scratch);
+    return status;
+}

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "shard/kv.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGE_ALIGN 64u
+
+struct table {
+    void **pages; /* by position / SHARD_KV_PAGE_ROWS; NULL: not there */
+    size_t n_pages, capacity;
+    size_t first_kept; /* pages before this one were given back */
+};
+
+struct layer {
+    uint32_t n_head_kv;
+    size_t k_bytes, v_bytes; /* of one head's rows in a page */
+    size_t page_bytes;
+    enum shard_mask mask;
+    uint32_t window;
+};
+
+struct shard_kv {
+    enum kern_kv type;
+    uint32_t layer_first, n_layers, max_seqs;
+    uint64_t ctx, max_bytes, used_bytes;
+    struct layer *layers;
+    struct table *tables; /* [seq][layer] */
+    uint64_t *ends;       /* position after the last of each sequence */
+};
+
+static size_t value_bytes(enum kern_kv type)
+{
+    return type == KERN_KV_F16 ? 2 : 4;
+}
+
+static struct layer layer_of(const struct shard_model *m, uint32_t il, enum kern_kv type)
+{
+    const struct shard_layer *l = &m->layers[il];
+    struct layer layer = {.n_head_kv = l->n_head_kv, .mask = l->mask, .window = l->window};
+    layer.k_bytes = SHARD_KV_PAGE_ROWS * m->head_dim_k * value_bytes(type);
+    layer.v_bytes = SHARD_KV_PAGE_ROWS * m->head_dim_v * value_bytes(type);
+    size_t bytes = l->n_head_kv * (layer.k_bytes + layer.v_bytes);
+    layer.page_bytes = (bytes + PAGE_ALIGN - 1) / PAGE_ALIGN * PAGE_ALIGN;
+    return layer;
+}
+
+uint64_t shard_kv_bytes(const struct shard_program *program, enum kern_kv type, uint64_t n)
+{
+    uint64_t sum = 0;
+    for (uint32_t il = program->layer_first; il < program->layer_end; il++) {
+        struct layer layer = layer_of(program->model, il, type);
+        uint64_t rows = n;
+        if (layer.mask != SHARD_MASK_CAUSAL && rows > layer.window + PROTO_MAX_BATCH_ROWS)
+            rows = layer.window + PROTO_MAX_BATCH_ROWS;
+        sum += (rows + SHARD_KV_PAGE_ROWS - 1) / SHARD_KV_PAGE_ROWS * layer.page_bytes;
+    }
+    return sum;
+}
+
+enum proto_status shard_kv_create(struct shard_kv **out, const struct shard_program *program,
+                                  const struct shard_kv_options *options, struct proto_error *error)
+{
+    *out = NULL;
+    uint32_t n_layers = program->layer_end - program->layer_first;
+    if (options->max_seqs == 0 || options->max_seqs > PROTO_MAX_SEQUENCES)
+        return proto_fail(error, PROTO_LIMIT, "%u sequences asked for, expected 1 to %u",
+                          options->max_seqs, PROTO_MAX_SEQUENCES);
+    if (options->ctx > PROTO_MAX_CONTEXT)
+        return proto_fail(error, PROTO_LIMIT, "context of %llu asked for, expected at most %u",
+                          (unsigned long long)options->ctx, PROTO_MAX_CONTEXT);
+    struct shard_kv *kv = calloc(1, sizeof *kv);
+    if (!kv)
+        return proto_fail_nomem(error, sizeof *kv, "the KV cache");
+    kv->type = options->type;
+    kv->layer_first = program->layer_first;
+    kv->n_layers = n_layers;
+    kv->max_seqs = options->max_seqs;
+    kv->ctx = options->ctx ? options->ctx : PROTO_MAX_CONTEXT;
+    kv->max_bytes = options->max_bytes;
+    size_t n_tables = (size_t)n_layers * options->max_seqs;
+    kv->layers = calloc(n_layers + 1, sizeof kv->layers[0]);
+    kv->tables = calloc(n_tables + 1, sizeof kv->tables[0]);
+    kv->ends = calloc(options->max_seqs, sizeof kv->ends[0]);
+    if (!kv->layers || !kv->tables || !kv->ends) {
+        shard_kv_destroy(kv);
+        return proto_fail_nomem(error, n_tables * sizeof kv->tables[0], "the KV page tables");
+    }
+    for (uint32_t i = 0; i < n_layers; i++)
+        kv->layers[i] = layer_of(program->model, kv->layer_first + i, options->type);
+    *out = kv;
+    return PROTO_OK;
+}
+
+void shard_kv_destroy(struct shard_kv *kv)
+{
+    if (!kv)
+        return;
+    for (uint32_t seq = 0; kv->tables && seq < kv->max_seqs; seq++)
+        shard_kv_drop(kv, seq);
+    free(kv->layers);
+    free(kv->tables);
+    free(kv->ends);
+    free(kv);
+}
+
+static struct table *table_of(const struct shard_kv *kv, uint32_t seq, uint32_t i)
+{
+    return &kv->tables[(size_t)seq * kv->n_layers + i];
+}
+
+static void release(struct shard_kv *kv, uint32_t i, struct table *t, size_t first, size_t end)
+{
+    for (size_t page = first; page < end && page < t->n_pages; page++) {
+        if (t->pages[page])
+            kv->used_bytes -= kv->layers[i].page_bytes;
+        free(t->pages[page]);
+        t->pages[page] = NULL;
+    }
+}
+
+/* Whether rows from pos on can be computed: what their layer's mask lets them see is still there,
+ * or is about to be computed. */
+static bool can_continue(const struct shard_kv *kv, uint32_t seq, uint64_t pos)
+{
+    for (uint32_t i = 0; i < kv->n_layers; i++) {
+        const struct layer *layer = &kv->layers[i];
+        uint64_t first = shard_mask_first(layer->mask, layer->window, pos);
+        if (first < pos && first / SHARD_KV_PAGE_ROWS < table_of(kv, seq, i)->first_kept)
+            return false;
+    }
+    return true;
+}
+
+static enum proto_status check_range(const struct shard_kv *kv, uint32_t seq, uint64_t pos,
+                                     uint32_t n, struct proto_error *error)
+{
+    if (seq >= kv->max_seqs)
+        return proto_fail(error, PROTO_INVALID, "sequence %u, expected one below %u", seq,
+                          kv->max_seqs);
+    if (pos > kv->ends[seq])
+        return proto_fail(error, PROTO_INVALID,
+                          "sequence %u goes on at position %llu, expected at most %llu", seq,
+                          (unsigned long long)pos, (unsigned long long)kv->ends[seq]);
+    if (n > kv->ctx || pos > kv->ctx - n)
+        return proto_fail(error, PROTO_INVALID,
+                          "sequence %u would end at position %llu, expected at most the context "
+                          "of %llu",
+                          seq, (unsigned long long)(pos + n), (unsigned long long)kv->ctx);
+    if (!can_continue(kv, seq, pos))
+        return proto_fail(error, PROTO_INVALID,
+                          "sequence %u cannot go back to position %llu: rows before it were given "
+                          "back; start it again",
+                          seq, (unsigned long long)pos);
+    return PROTO_OK;
+}
+
+static enum proto_status grow_table(struct table *t, size_t n_pages, struct proto_error *error)
+{
+    if (n_pages > t->capacity) {
+        size_t capacity = t->capacity * 2 > n_pages ? t->capacity * 2 : n_pages;
+        void **pages = realloc(t->pages, capacity * sizeof *pages);
+        if (!pages)
+            return proto_fail_nomem(error, capacity * sizeof *pages, "a KV page table");
+        memset(pages + t->capacity, 0, (capacity - t->capacity) * sizeof *pages);
+        t->pages = pages;
+        t->capacity = capacity;
+    }
+    t->n_pages = n_pages > t->n_pages ? n_pages : t->n_pages;
+    return PROTO_OK;
+}
+
+static uint64_t missing_bytes(const struct shard_kv *kv, uint32_t seq, size_t first, size_t end)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < kv->n_layers; i++) {
+        const struct table *t = table_of(kv, seq, i);
+        for (size_t page = first; page < end; page++)
+            bytes += page >= t->n_pages || !t->pages[page] ? kv->layers[i].page_bytes : 0;
+    }
+    return bytes;
+}
+
+/* taken: for each page of [first, end), whether it is new, for an undo. */
+static enum proto_status take_pages(struct shard_kv *kv, uint32_t i, struct table *t, size_t first,
+                                    size_t end, bool *taken, struct proto_error *error)
+{
+    for (size_t page = first; page < end; page++) {
+        if (t->pages[page])
+            continue;
+        t->pages[page] = aligned_alloc(PAGE_ALIGN, kv->layers[i].page_bytes);
+        if (!t->pages[page])
+            return proto_fail_nomem(error, kv->layers[i].page_bytes, "a KV page");
+        taken[page - first] = true;
+        kv->used_bytes += kv->layers[i].page_bytes;
+    }
+    return PROTO_OK;
+}
+
+static enum proto_status take_all(struct shard_kv *kv, uint32_t seq, size_t first, size_t end,
+                                  struct proto_error *error)
+{
+    size_t span = end - first;
+    bool *taken = calloc(kv->n_layers * span + 1, sizeof *taken);
+    if (!taken)
+        return proto_fail_nomem(error, kv->n_layers * span, "KV pages");
+    enum proto_status status = PROTO_OK;
+    for (uint32_t i = 0; i < kv->n_layers && status == PROTO_OK; i++) {
+        struct table *t = table_of(kv, seq, i);
+        status = grow_table(t, end, error);
+        if (status == PROTO_OK)
+            status = take_pages(kv, i, t, first, end, taken + i * span, error);
+    }
+    for (size_t j = 0; status != PROTO_OK && j < kv->n_layers * span; j++) {
+        uint32_t i = (uint32_t)(j / span);
+        size_t page = first + j % span;
+        if (taken[j])
+            release(kv, i, table_of(kv, seq, i), page, page + 1);
+    }
+    free(taken);
+    return status;
+}
+
+enum proto_status shard_kv_reserve(struct shard_kv *kv, uint32_t seq, uint64_t pos, uint32_t n,
+                                   struct proto_error *error)
+{
+    enum proto_status status = check_range(kv, seq, pos, n, error);
+    if (status != PROTO_OK)
+        return status;
+    size_t first = pos / SHARD_KV_PAGE_ROWS;
+    size_t end = (pos + n + SHARD_KV_PAGE_ROWS - 1) / SHARD_KV_PAGE_ROWS;
+    uint64_t need = missing_bytes(kv, seq, first, end);
+    if (kv->max_bytes && need > kv->max_bytes - kv->used_bytes)
+        return proto_fail(error, PROTO_CAPACITY,
+                          "the KV cache has %llu of %llu bytes free and %u rows of sequence %u "
+                          "need %llu: %llu are missing; run fewer or shorter sequences",
+                          (unsigned long long)(kv->max_bytes - kv->used_bytes),
+                          (unsigned long long)kv->max_bytes, n, seq, (unsigned long long)need,
+                          (unsigned long long)(need - (kv->max_bytes - kv->used_bytes)));
+    status = take_all(kv, seq, first, end, error);
+    if (status != PROTO_OK)
+        return status;
+    for (uint32_t i = 0; i < kv->n_layers; i++) {
+        struct table *t = table_of(kv, seq, i);
+        release(kv, i, t, end, t->n_pages);
+        t->n_pages = end < t->n_pages ? end : t->n_pages;
+        t->first_kept = first < t->first_kept ? first : t->first_kept;
+    }
+    kv->ends[seq] = pos + n;
+    return PROTO_OK;
+}
+
+void shard_kv_trim(struct shard_kv *kv, uint32_t seq, uint64_t next)
+{
+    if (seq >= kv->max_seqs)
+        return;
+    for (uint32_t i = 0; i < kv->n_layers; i++) {
+        const struct layer *layer = &kv->layers[i];
+        struct table *t = table_of(kv, seq, i);
+        uint64_t first = shard_mask_first(layer->mask, layer->window, next);
+        size_t keep = first / SHARD_KV_PAGE_ROWS;
+        release(kv, i, t, t->first_kept, keep);
+        t->first_kept = keep > t->first_kept ? keep : t->first_kept;
+    }
+}
+
+void shard_kv_drop(struct shard_kv *kv, uint32_t seq)
+{
+    if (seq >= kv->max_seqs)
+        return;
+    for (uint32_t i = 0; i < kv->n_layers; i++) {
+        struct table *t = table_of(kv, seq, i);
+        release(kv, i, t, 0, t->n_pages);
+        free(t->pages);
+        *t = (struct table){0};
+    }
+    kv->ends[seq] = 0;
+}
+
+uint32_t shard_kv_max_seqs(const struct shard_kv *kv)
+{
+    return kv->max_seqs;
+}
+
+enum kern_kv shard_kv_type(const struct shard_kv *kv)
+{
+    return kv->type;
+}
+
+struct shard_kv_view shard_kv_view(const struct shard_kv *kv, uint32_t seq, uint32_t layer)
+{
+    const struct table *t = table_of(kv, seq, layer - kv->layer_first);
+    return (struct shard_kv_view){.pages = t->pages, .n_pages = t->n_pages};
+}
+
+size_t shard_kv_k_offset(const struct shard_kv *kv, uint32_t layer, uint32_t head)
+{
+    const struct layer *l = &kv->layers[layer - kv->layer_first];
+    return head * (l->k_bytes + l->v_bytes);
+}
+
+size_t shard_kv_v_offset(const struct shard_kv *kv, uint32_t layer, uint32_t head)
+{
+    return shard_kv_k_offset(kv, layer, head) + kv->layers[layer - kv->layer_first].k_bytes;
+}
+
+uint64_t shard_kv_used(const struct shard_kv *kv)
+{
+    return kv->used_bytes;
+}

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "shard/plan.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shard/kv.h"
+
+/* What a slice would take, from sums over layers: bytes of layers [a, b) = sums[b] - sums[a]. */
+struct costs {
+    uint64_t *sums;             /* n_layers + 1 */
+    uint64_t embed, head, tied; /* tied: counted in both, held once by a slice that has both */
+    uint64_t scratch;
+};
+
+struct planner {
+    const struct shard_model *model;
+    const struct shard_plan_worker *workers;
+    uint32_t n_workers;
+    const struct shard_plan_options *options;
+    struct proto_error *error;
+    struct costs costs;
+    uint32_t *chosen; /* workers that get layers, in order */
+    uint32_t n_stages;
+};
+
+#define BYTES_TEXT 32
+
+static const char *bytes_text(uint64_t bytes, char text[BYTES_TEXT])
+{
+    if (bytes >= 1u << 30)
+        snprintf(text, BYTES_TEXT, "%.2f GiB", (double)bytes / (1u << 30));
+    else
+        snprintf(text, BYTES_TEXT, "%.2f MiB", (double)bytes / (1u << 20));
+    return text;
+}
+
+static uint64_t kv_bytes(const struct planner *p, const struct shard_program *program)
+{
+    return p->options->max_seqs * shard_kv_bytes(program, p->options->kv, p->options->ctx);
+}
+
+/* Fills the three sizes of a stage from the program it would run. */
+static enum proto_status measure(const struct planner *p, struct shard_stage *stage)
+{
+    struct shard_program *program;
+    enum proto_status status =
+        shard_program_create(&program, p->model, stage->layer_first, stage->layer_end, stage->embed,
+                             stage->head, p->error);
+    if (status != PROTO_OK)
+        return status;
+    stage->weight_bytes = shard_program_weight_bytes(program);
+    stage->kv_bytes = kv_bytes(p, program);
+    stage->scratch_bytes = shard_program_buffer_bytes(program, p->options->max_rows);
+    shard_program_destroy(program);
+    return PROTO_OK;
+}
+
+static uint64_t stage_bytes(const struct shard_stage *stage)
+{
+    return stage->weight_bytes + stage->kv_bytes + stage->scratch_bytes;
+}
+
+static enum proto_status fill_costs(struct planner *p)
+{
+    struct costs *c = &p->costs;
+    uint32_t n = p->model->n_layers;
+    struct shard_stage embed = {.embed = true}, head = {.head = true};
+    struct shard_stage both = {.embed = true, .head = true};
+    struct shard_stage all = {.layer_end = n, .embed = true, .head = true};
+    enum proto_status status = measure(p, &embed);
+    if (status == PROTO_OK)
+        status = measure(p, &head);
+    if (status == PROTO_OK)
+        status = measure(p, &both);
+    if (status == PROTO_OK)
+        status = measure(p, &all);
+    c->embed = embed.weight_bytes;
+    c->head = head.weight_bytes;
+    c->tied = embed.weight_bytes + head.weight_bytes - both.weight_bytes;
+    c->scratch = all.scratch_bytes;
+    for (uint32_t il = 0; il < n && status == PROTO_OK; il++) {
+        struct shard_stage one = {.layer_first = il, .layer_end = il + 1};
+        status = measure(p, &one);
+        c->sums[il + 1] = c->sums[il] + one.weight_bytes + one.kv_bytes;
+    }
+    return status;
+}
+
+/* Share of worker w's memory that layers [a, b) take. */
+static double load(const struct planner *p, uint32_t w, uint32_t a, uint32_t b)
+{
+    const struct costs *c = &p->costs;
+    bool embed = a == 0, head = b == p->model->n_layers;
+    uint64_t bytes = c->sums[b] - c->sums[a] + c->scratch + (embed ? c->embed : 0) +
+                     (head ? c->head : 0) - (embed && head ? c->tied : 0);
+    uint64_t memory = p->workers[w].memory_bytes;
+    return (double)bytes / (double)(memory ? memory : 1);
+}
+
+/* With more workers than layers those with most memory serve, in their order. */
+static void choose_workers(struct planner *p)
+{
+    p->n_stages = p->n_workers < p->model->n_layers ? p->n_workers : p->model->n_layers;
+    uint32_t n = 0;
+    for (uint32_t w = 0; w < p->n_workers; w++) {
+        uint32_t better = 0;
+        for (uint32_t v = 0; v < p->n_workers; v++) {
+            uint64_t mine = p->workers[w].memory_bytes, other = p->workers[v].memory_bytes;
+            better += other > mine || (other == mine && v < w);
+        }
+        if (better < p->n_stages)
+            p->chosen[n++] = w;
+    }
+}
+
+/*
+ * The split whose fullest worker is least full, by dynamic programming over (stages, layers):
+ * best[s][i] is the least share with which s stages hold layers [0, i), each at least one;
+ * from[s][i] is where the last of them starts. Of equal shares the earliest start is kept.
+ */
+static enum proto_status solve(const struct planner *p, uint32_t *ends)
+{
+    uint32_t n = p->model->n_layers, width = n + 1;
+    double *best = malloc(2 * (size_t)width * sizeof *best);
+    uint32_t *from = calloc((size_t)(p->n_stages + 1) * width, sizeof *from);
+    if (!best || !from) {
+        free(best);
+        free(from);
+        return proto_fail_nomem(p->error, (uint64_t)width * p->n_stages * 4, "the plan");
+    }
+    double *old = best, *new = best + width;
+    for (uint32_t i = 0; i <= n; i++)
+        old[i] = i == 0 ? 0.0 : INFINITY;
+    for (uint32_t s = 1; s <= p->n_stages; s++) {
+        for (uint32_t i = 0; i <= n; i++) {
+            new[i] = INFINITY;
+            for (uint32_t k = s - 1; k < i; k++) {
+                double share = fmax(old[k], load(p, p->chosen[s - 1], k, i));
+                if (share < new[i]) {
+                    new[i] = share;
+                    from[s * width + i] = k;
+                }
+            }
+        }
+        double *swap = old;
+        old = new;
+        new = swap;
+    }
+    uint32_t end = n;
+    for (uint32_t s = p->n_stages; s > 0; s--) {
+        ends[s - 1] = end;
+        end = from[s * width + end];
+    }
+    free(best);
+    free(from);
+    return PROTO_OK;
+}
+
+static enum proto_status fail_layers(const struct planner *p, const char *why)
+{
+    uint32_t n = p->model->n_layers;
+    return proto_fail(p->error, PROTO_INVALID,
+                      "layers '%.200s': %s; expected ranges for workers in order that cover layers "
+                      "0 to %u without gaps, such as \"0-%u\"",
+                      p->options->layers, why, n - 1, n - 1);
+}
+
+static bool parse_number(const char **text, uint32_t *out)
+{
+    char *end;
+    if (**text < '0' || **text > '9')
+        return false;
+    unsigned long value = strtoul(*text, &end, 10);
+    *out = value > UINT32_MAX ? UINT32_MAX : (uint32_t)value;
+    *text = end;
+    return true;
+}
+
+static enum proto_status parse_ranges(struct planner *p, uint32_t *ends)
+{
+    const char *text = p->options->layers;
+    uint32_t next = 0, n = p->model->n_layers;
+    p->n_stages = 0;
+    for (;;) {
+        uint32_t first, last;
+        if (!parse_number(&text, &first))
+            return fail_layers(p, "a number is missing");
+        last = first;
+        if (*text == '-' && (text++, !parse_number(&text, &last)))
+            return fail_layers(p, "a number is missing after '-'");
+        if (p->n_stages == p->n_workers)
+            return fail_layers(p, "there are more ranges than workers");
+        if (first != next || last < first || last >= n)
+            return fail_layers(p, "a range is out of order, leaves a gap or ends too late");
+        p->chosen[p->n_stages] = p->n_stages;
+        ends[p->n_stages++] = next = last + 1;
+        if (*text == '\0')
+            break;
+        if (*text++ != ',')
+            return fail_layers(p, "a range is not followed by ','");
+    }
+    return next == n ? PROTO_OK : fail_layers(p, "the last layers are missing");
+}
+
+static enum proto_status fail_total(const struct planner *p, const struct shard_stage *sum,
+                                    uint64_t offered)
+{
+    char a[BYTES_TEXT], b[BYTES_TEXT], c[BYTES_TEXT], d[BYTES_TEXT], e[BYTES_TEXT], f[BYTES_TEXT];
+    uint64_t needed = stage_bytes(sum);
+    return proto_fail(p->error, PROTO_CAPACITY,
+                      "the model does not fit: it needs %s (weights %s, KV %s for %u sequences of "
+                      "%llu, scratch %s), the workers offer %s: %s are missing; add workers or "
+                      "memory, or lower the context",
+                      bytes_text(needed, a), bytes_text(sum->weight_bytes, b),
+                      bytes_text(sum->kv_bytes, c), p->options->max_seqs,
+                      (unsigned long long)p->options->ctx, bytes_text(sum->scratch_bytes, d),
+                      bytes_text(offered, e), bytes_text(needed - offered, f));
+}
+
+static enum proto_status fail_worker(const struct planner *p, const struct shard_stage *stage)
+{
+    char a[BYTES_TEXT], b[BYTES_TEXT], c[BYTES_TEXT];
+    const struct shard_plan_worker *w = &p->workers[stage->worker];
+    uint64_t needed = stage_bytes(stage);
+    return proto_fail(p->error, PROTO_CAPACITY,
+                      "worker %s offers %s, but layers %u-%u need %s: %s are missing; give it more "
+                      "memory, add workers or lower the context",
+                      w->name, bytes_text(w->memory_bytes, a), stage->layer_first,
+                      stage->layer_end - 1, bytes_text(needed, b),
+                      bytes_text(needed - w->memory_bytes, c));
+}
+
+static enum proto_status check_fit(const struct planner *p, const struct shard_plan *plan)
+{
+    struct shard_stage sum = {0};
+    const struct shard_stage *over = NULL;
+    uint64_t offered = 0;
+    for (uint32_t s = 0; s < plan->n_stages; s++) {
+        const struct shard_stage *stage = &plan->stages[s];
+        uint64_t memory = p->workers[stage->worker].memory_bytes;
+        sum.weight_bytes += stage->weight_bytes;
+        sum.kv_bytes += stage->kv_bytes;
+        sum.scratch_bytes += stage->scratch_bytes;
+        offered += memory;
+        if (stage_bytes(stage) > memory && !over)
+            over = stage;
+    }
+    if (!over)
+        return PROTO_OK;
+    return stage_bytes(&sum) > offered ? fail_total(p, &sum, offered) : fail_worker(p, over);
+}
+
+static enum proto_status fill_stages(const struct planner *p, const uint32_t *ends,
+                                     struct shard_plan *plan)
+{
+    uint32_t first = 0;
+    enum proto_status status = PROTO_OK;
+    plan->n_stages = p->n_stages;
+    for (uint32_t s = 0; s < p->n_stages && status == PROTO_OK; s++) {
+        plan->stages[s] = (struct shard_stage){.worker = p->chosen[s],
+                                               .layer_first = first,
+                                               .layer_end = ends[s],
+                                               .embed = s == 0,
+                                               .head = s + 1 == p->n_stages};
+        status = measure(p, &plan->stages[s]);
+        first = ends[s];
+    }
+    return status == PROTO_OK ? check_fit(p, plan) : status;
+}
+
+static enum proto_status split(struct planner *p, uint32_t *ends)
+{
+    if (p->options->layers)
+        return parse_ranges(p, ends);
+    enum proto_status status = fill_costs(p);
+    if (status != PROTO_OK)
+        return status;
+    choose_workers(p);
+    return solve(p, ends);
+}
+
+static enum proto_status check_request(const struct planner *p)
+{
+    const struct shard_plan_options *o = p->options;
+    if (p->n_workers == 0 || p->n_workers > PROTO_MAX_WORKERS)
+        return proto_fail(p->error, PROTO_CAPACITY,
+                          "%u workers have joined, expected 1 to %u; start caravan-worker on the "
+                          "machines that are to help",
+                          p->n_workers, PROTO_MAX_WORKERS);
+    if (o->ctx == 0 || o->ctx > PROTO_MAX_CONTEXT || o->max_seqs == 0 ||
+        o->max_seqs > PROTO_MAX_SEQUENCES || o->max_rows == 0 || o->max_rows > PROTO_MAX_BATCH_ROWS)
+        return proto_fail(p->error, PROTO_LIMIT,
+                          "context %llu, sequences %u, batch rows %u: expected 1 to %u, %u, %u",
+                          (unsigned long long)o->ctx, o->max_seqs, o->max_rows, PROTO_MAX_CONTEXT,
+                          PROTO_MAX_SEQUENCES, PROTO_MAX_BATCH_ROWS);
+    return PROTO_OK;
+}
+
+enum proto_status shard_plan_create(struct shard_plan **out, const struct shard_model *model,
+                                    const struct shard_plan_worker *workers, uint32_t n_workers,
+                                    const struct shard_plan_options *options,
+                                    struct proto_error *error)
+{
+    *out = NULL;
+    struct planner p = {.model = model,
+                        .workers = workers,
+                        .n_workers = n_workers,
+                        .options = options,
+                        .error = error};
+    enum proto_status status = check_request(&p);
+    if (status != PROTO_OK)
+        return status;
+    uint32_t *ends = calloc(n_workers, sizeof *ends);
+    struct shard_plan *plan = calloc(1, sizeof *plan);
+    p.chosen = calloc(n_workers, sizeof *p.chosen);
+    p.costs.sums = calloc((size_t)model->n_layers + 1, sizeof *p.costs.sums);
+    if (plan)
+        plan->stages = calloc(n_workers, sizeof *plan->stages);
+    if (!ends || !plan || !plan->stages || !p.chosen || !p.costs.sums)
+        status = proto_fail_nomem(error, n_workers * sizeof *plan->stages, "the plan");
+    if (status == PROTO_OK)
+        status = split(&p, ends);
+    if (status == PROTO_OK)
+        status = fill_stages(&p, ends, plan);
+    free(ends);
+    free(p.chosen);
+    free(p.costs.sums);
+    if (status != PROTO_OK) {
+        shard_plan_destroy(plan);
+        return status;
+    }
+    *out = plan;
+    return PROTO_OK;
+}
+
+void shard_plan_destroy(struct shard_plan *plan)
+{
+    if (!plan)
+        return;
+    free(plan->stages);
+    free(plan);
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A slice of a model as a program: a flat array of operations over numbered buffers, fixed when
+ * the slice is cut, with only the batch varying. The program also lists the weights that it
+ * reads, so it alone says what a worker must hold. Constant after creation, any thread.
+ *
+ * Buffers hold one row for each row of the batch. Buffer 0 is the residual stream x (F32, n_embd):
+ * what the stage before sent, and what the stage after gets. Operations from `tail` on work on the
+ * rows whose results are wanted; an executor runs them on a few rows at a time, since a row of
+ * logits is large. The last operation of a program with a head leaves logits in `logits`.
+ */
+#ifndef SHARD_PROGRAM_H
+#define SHARD_PROGRAM_H
+
+#include <stdio.h>
+
+#include "kernels/table.h"
+#include "shard/model.h"
+
+enum shard_op_kind {
+    SHARD_OP_EMBED,       /* dst = row ids[r] of weight w */
+    SHARD_OP_ROPE_TABLE,  /* dst = (cos, sin) pairs of each row's position, n_rot floats; w: the
+                             vector that divides the angles, or none */
+    SHARD_OP_RMS_NORM,    /* dst = RMS(a) * w in n_heads groups of `width`; w < 0: no weight */
+    SHARD_OP_QUANT,       /* dst = the first `width` values of a quantised as dst's kind */
+    SHARD_OP_MATMUL,      /* dst = w . a */
+    SHARD_OP_BIAS,        /* dst += w (a vector) */
+    SHARD_OP_COPY,        /* dst = `width` values of a from `offset` on */
+    SHARD_OP_ROPE,        /* dst rotated in place by table a; n_heads heads of `width` */
+    SHARD_OP_TEMPERATURE, /* dst *= 1 + scale * ln(1 + floor((p + 1) / length)) */
+    SHARD_OP_KV_STORE,    /* cache of layer `layer` <- K a, V b */
+    SHARD_OP_ATTENTION,   /* dst = attention of Q a over the cache of layer `layer` */
+    SHARD_OP_SILU_MUL,    /* dst = silu(a) * b, `width` values */
+    SHARD_OP_ADD,         /* dst += a, `width` values */
+    SHARD_OP_ROUTE,       /* dst = the experts and weights of each row, from `width` logits a */
+    SHARD_OP_EXPERTS,     /* dst = sum of weighted expert FFNs; a, c: operands of w (gate) and
+                             w2 (up); b: routes; w3: down */
+    SHARD_OP_SELECT       /* dst = rows of a whose results are wanted; starts the tail */
+};
+
+enum shard_buffer_kind { SHARD_BUFFER_F32, SHARD_BUFFER_ACT, SHARD_BUFFER_ROUTE };
+
+/* An expert choice of one row; n_experts_used of them in order of falling weight (ties: lower
+ * expert first). */
+struct shard_choice {
+    uint32_t expert;
+    float weight;
+};
+
+struct shard_buffer {
+    char name[24]; /* for printing */
+    enum shard_buffer_kind kind;
+    enum kern_act act; /* for ACT */
+    uint32_t width;    /* most values a row; for ROUTE: choices a row */
+    bool tail;         /* holds wanted rows only */
+};
+
+/* Rows of the tail that an executor computes at a time, and so the rows of a tail buffer. */
+#define SHARD_TAIL_ROWS 16u
+
+enum shard_weight_form {
+    SHARD_WEIGHT_VECTOR, /* floats */
+    SHARD_WEIGHT_PANELS  /* packed by kern_pack; n_mats matrices one after another */
+};
+
+struct shard_weight {
+    enum shard_weight_form form;
+    const struct kern_type_info *type; /* of PANELS */
+    uint64_t k, n_out;                 /* of one matrix; a VECTOR has n_out values, k = 1 */
+    uint32_t n_mats;                   /* 1, or experts */
+    uint32_t first_part, n_parts;      /* tensors in program->parts that hold it, in order */
+};
+
+struct shard_op {
+    enum shard_op_kind kind;
+    int16_t dst, a, b, c; /* buffers, -1: none */
+    int32_t w;            /* weight, -1: none */
+    int32_t w2, w3;       /* EXPERTS: w gate, w2 up, w3 down */
+    uint32_t layer;       /* model's layer number, for caches and printing */
+    uint32_t width;       /* values an operation covers in a row, a group or a head: see its kind */
+    uint32_t offset;      /* COPY: first value */
+    uint32_t n_heads, n_head_kv;
+    enum shard_rope rope;
+    enum shard_mask mask;
+    uint32_t window;
+    float scale; /* ATTENTION: of scores; TEMPERATURE: factor; ROUTE: of weights */
+    float eps;
+    uint32_t length; /* TEMPERATURE */
+    enum shard_gate gate;
+    bool gate_normalised, gate_on_input;
+    uint32_t n_used;
+};
+
+struct shard_program {
+    const struct shard_model *model; /* borrowed */
+    uint32_t layer_first, layer_end; /* [first, end) */
+    bool embed, head;
+    struct shard_op *ops;
+    size_t n_ops;
+    size_t tail; /* first op of the tail; n_ops without a head */
+    struct shard_buffer *buffers;
+    size_t n_buffers;
+    struct shard_weight *weights;
+    size_t n_weights;
+    uint32_t *parts; /* tensor numbers in model->gguf */
+    size_t n_parts;
+    int16_t logits;     /* buffer, -1 without a head */
+    double *rope_freqs; /* n_rot/2 radians a position, linear scaling applied; the divisors of
+                           ROPE_TABLE's weight are not, for they are loaded later */
+};
+
+/* First position that a query at `pos` sees. */
+uint64_t shard_mask_first(enum shard_mask mask, uint32_t window, uint64_t pos);
+
+/* Cuts layers [layer_first, layer_end), which may be none, with the embedding if embed and the head
+ * if head, and emits the program. model is borrowed. */
+enum proto_status shard_program_create(struct shard_program **out, const struct shard_model *model,
+                                       uint32_t layer_first, uint32_t layer_end, bool embed,
+                                       bool head, struct proto_error *error);
+void shard_program_destroy(struct shard_program *program);
+
+/* Memory the weights take when loaded, in bytes; one weight's. */
+uint64_t shard_program_weight_bytes(const struct shard_program *program);
+uint64_t shard_weight_bytes(const struct shard_weight *weight);
+
+/* Bytes from one row of a buffer to the next: floats rounded up to 16, whole records. */
+size_t shard_buffer_stride(const struct shard_buffer *buffer);
+
+/* Memory that the buffers other than x take for batches of max_rows rows, each 64-byte aligned,
+ * and what EXPERTS takes besides. */
+uint64_t shard_program_buffer_bytes(const struct shard_program *program, uint32_t max_rows);
+
+/* Scratch of an EXPERTS operation for max_rows rows: entries are (row, choice) pairs sorted by
+ * expert. Offsets are from one 64-byte aligned block. */
+struct shard_experts_scratch {
+    uint64_t x_gate, x_up; /* operands gathered by entry; the same where gate and up share one */
+    uint64_t gate, up;     /* floats by entry, strides of ff_stride floats */
+    uint64_t x_down;       /* operand records of down by entry */
+    uint64_t down;         /* floats by entry, strides of out_stride floats */
+    uint64_t bytes;        /* of it all */
+    size_t ff_stride, out_stride;
+};
+struct shard_experts_scratch shard_experts_scratch(const struct shard_program *program,
+                                                   const struct shard_op *op, uint32_t max_rows);
+
+/* Writes the program as text, one operation a line. */
+void shard_program_print(const struct shard_program *program, FILE *out);
+
+#endif

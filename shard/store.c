@@ -1,0 +1,415 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What keeps a half piece from being taken for whole: only commit gives a file its final name, and
+ * only after the hash of everything in it was right and the bytes were on the disk. A ".part" file
+ * belongs to whoever holds its flock, so a process that dies lets go of it, and the next one
+ * appends where it stopped; whatever a crash left in it, the hash at commit covers it.
+ */
+#include "shard/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sodium.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "proto/log.h"
+
+#define LOCK_TRIES 16 /* each one lost means that another process finished the piece */
+
+struct shard_store {
+    char *dir;
+};
+
+struct shard_store_part {
+    crypto_generichash_state state; /* over the bytes in the file so far */
+    uint8_t hash[PROTO_HASH_BYTES];
+    uint64_t bytes, have;
+    int fd;
+    char *path, *final_path;
+    const struct shard_store *store;
+};
+
+__attribute__((format(printf, 1, 2))) static char *format_path(const char *format, ...)
+{
+    char *path = NULL;
+    va_list args;
+    va_start(args, format);
+    int len = vasprintf(&path, format, args);
+    va_end(args);
+    return len < 0 ? NULL : path;
+}
+
+static enum proto_status fail_path_nomem(struct proto_error *error)
+{
+    return proto_fail_nomem(error, PROTO_MAX_STRING_BYTES, "a path in the piece cache");
+}
+
+static enum proto_status fail_dir(struct proto_error *error, int errno_value, const char *path)
+{
+    enum proto_status status = proto_fail_errno(NULL, errno_value, "", "");
+    return proto_fail(error, status,
+                      "cannot use the piece cache: %s: %s; make it writable or choose another "
+                      "directory with --cache-dir",
+                      path, strerror(errno_value));
+}
+
+static enum proto_status default_dir(char **dir, struct proto_error *error)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    if (cache && cache[0] == '/') /* the XDG rules: a relative path counts as unset */
+        *dir = format_path("%s/caravan", cache);
+    else if (home && home[0] == '/')
+        *dir = format_path("%s/.cache/caravan", home);
+    else
+        return proto_fail(error, PROTO_INVALID,
+                          "no place for the piece cache: neither XDG_CACHE_HOME nor HOME is an "
+                          "absolute path; choose a directory with --cache-dir");
+    return *dir ? PROTO_OK : fail_path_nomem(error);
+}
+
+static enum proto_status make_dir(const char *path, struct proto_error *error)
+{
+    if (mkdir(path, 0700) == 0 || errno == EEXIST)
+        return PROTO_OK;
+    return fail_dir(error, errno, path);
+}
+
+/* Makes path and what it lies in. */
+static enum proto_status make_dirs(char *path, struct proto_error *error)
+{
+    enum proto_status status = PROTO_OK;
+    for (char *slash = strchr(path + 1, '/'); slash && !status; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        status = make_dir(path, error);
+        *slash = '/';
+    }
+    return status ? status : make_dir(path, error);
+}
+
+static enum proto_status make_subdir(const struct shard_store *store, const char *name,
+                                     struct proto_error *error)
+{
+    char *path = format_path("%s/%s", store->dir, name);
+    if (!path)
+        return fail_path_nomem(error);
+    enum proto_status status = make_dir(path, error);
+    free(path);
+    return status;
+}
+
+enum proto_status shard_store_open(struct shard_store **out, const char *dir,
+                                   struct proto_error *error)
+{
+    *out = NULL;
+    if (sodium_init() < 0)
+        return proto_fail(error, PROTO_IO, "libsodium does not start: no source of random bytes");
+    struct shard_store *store = calloc(1, sizeof *store);
+    if (!store)
+        return proto_fail_nomem(error, sizeof *store, "the piece cache");
+    enum proto_status status = PROTO_OK;
+    if (!dir)
+        status = default_dir(&store->dir, error);
+    else if (!*dir)
+        status = proto_fail(error, PROTO_INVALID,
+                            "the piece cache's directory is empty; give --cache-dir a path");
+    else if (!(store->dir = strdup(dir)))
+        status = fail_path_nomem(error);
+    if (!status)
+        status = make_dirs(store->dir, error);
+    if (!status)
+        status = make_subdir(store, "pieces", error);
+    if (!status)
+        status = make_subdir(store, "manifests", error);
+    if (status) {
+        shard_store_close(store);
+        return status;
+    }
+    *out = store;
+    return PROTO_OK;
+}
+
+void shard_store_close(struct shard_store *store)
+{
+    if (!store)
+        return;
+    free(store->dir);
+    free(store);
+}
+
+const char *shard_store_dir(const struct shard_store *store)
+{
+    return store->dir;
+}
+
+static char *piece_path(const struct shard_store *store, const uint8_t hash[PROTO_HASH_BYTES],
+                        const char *suffix)
+{
+    char hex[2 * PROTO_HASH_BYTES + 1];
+    sodium_bin2hex(hex, sizeof hex, hash, PROTO_HASH_BYTES);
+    return format_path("%s/pieces/%.2s/%s%s", store->dir, hex, hex, suffix);
+}
+
+static void remove_bad_piece(const char *path, const char *why)
+{
+    const char *removed = unlink(path) == 0 ? "yes" : strerror(errno);
+    proto_log(PROTO_LOG_WARN, "SHARD-PIECE-BAD", "path=\"%s\" why=\"%s\" removed=\"%s\"", path, why,
+              removed);
+}
+
+/* PROTO_NOTFOUND has no text: the caller fetches the piece. */
+static enum proto_status map_file(int fd, const char *path, const uint8_t hash[PROTO_HASH_BYTES],
+                                  uint64_t bytes, struct shard_mapped *out,
+                                  struct proto_error *error)
+{
+    struct stat info;
+    if (fstat(fd, &info) < 0)
+        return proto_fail_errno(error, errno, "cannot read the cached piece", path);
+    if ((uint64_t)info.st_size != bytes) {
+        remove_bad_piece(path, "wrong length");
+        return PROTO_NOTFOUND;
+    }
+    void *data = mmap(NULL, bytes, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
+    if (data == MAP_FAILED)
+        return proto_fail_errno(error, errno, "cannot map the cached piece", path);
+    struct shard_mapped mapped = {data, bytes};
+    uint8_t found[PROTO_HASH_BYTES];
+    shard_hash(found, data, bytes);
+    if (memcmp(found, hash, sizeof found) != 0) {
+        shard_store_unmap(&mapped);
+        remove_bad_piece(path, "wrong hash");
+        return PROTO_NOTFOUND;
+    }
+    *out = mapped;
+    return PROTO_OK;
+}
+
+enum proto_status shard_store_map(struct shard_store *store, const uint8_t hash[PROTO_HASH_BYTES],
+                                  uint64_t bytes, struct shard_mapped *out,
+                                  struct proto_error *error)
+{
+    *out = (struct shard_mapped){0};
+    char *path = piece_path(store, hash, ".piece");
+    if (!path)
+        return fail_path_nomem(error);
+    enum proto_status status = PROTO_NOTFOUND;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0)
+        status = map_file(fd, path, hash, bytes, out, error);
+    else if (errno != ENOENT)
+        status = proto_fail_errno(error, errno, "cannot open the cached piece", path);
+    if (fd >= 0)
+        close(fd);
+    free(path);
+    return status;
+}
+
+void shard_store_unmap(struct shard_mapped *mapped)
+{
+    if (mapped->data)
+        munmap((void *)mapped->data, mapped->len);
+    *mapped = (struct shard_mapped){0};
+}
+
+static void part_destroy(struct shard_store_part *part)
+{
+    if (!part)
+        return;
+    if (part->fd >= 0)
+        close(part->fd); /* lets go of the lock */
+    free(part->path);
+    free(part->final_path);
+    free(part);
+}
+
+/* Opens and locks the part file. Between opening and locking, another process may have renamed or
+ * removed it; then the lock is on a file that has no longer this name, and is worth nothing. */
+static enum proto_status open_locked(struct shard_store_part *part, struct proto_error *error)
+{
+    for (int tries = 0; tries < LOCK_TRIES; tries++) {
+        part->fd = open(part->path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        if (part->fd < 0)
+            return fail_dir(error, errno, part->path);
+        if (flock(part->fd, LOCK_EX | LOCK_NB) < 0) {
+            if (errno == EWOULDBLOCK)
+                return proto_fail(error, PROTO_BUSY, "%s is being fetched by another process",
+                                  part->path);
+            return proto_fail_errno(error, errno, "cannot lock", part->path);
+        }
+        struct stat locked, named;
+        if (fstat(part->fd, &locked) < 0)
+            return proto_fail_errno(error, errno, "cannot read", part->path);
+        if (stat(part->path, &named) == 0 && named.st_ino == locked.st_ino &&
+            named.st_dev == locked.st_dev) {
+            part->have = (uint64_t)locked.st_size;
+            return PROTO_OK;
+        }
+        close(part->fd);
+        part->fd = -1;
+    }
+    return proto_fail(error, PROTO_BUSY, "%s is replaced all the time by other processes",
+                      part->path);
+}
+
+/* Hashes what an earlier transfer left in the file. */
+static enum proto_status hash_old_bytes(struct shard_store_part *part, struct proto_error *error)
+{
+    if (part->have > part->bytes) {
+        if (ftruncate(part->fd, 0) < 0)
+            return proto_fail_errno(error, errno, "cannot empty", part->path);
+        part->have = 0;
+    }
+    uint8_t buffer[1 << 16];
+    for (uint64_t at = 0; at < part->have;) {
+        ssize_t n = pread(part->fd, buffer, sizeof buffer, (off_t)at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return proto_fail_errno(error, n < 0 ? errno : EIO, "cannot read", part->path);
+        crypto_generichash_update(&part->state, buffer, (size_t)n);
+        at += (uint64_t)n;
+    }
+    return PROTO_OK;
+}
+
+static enum proto_status part_create(const struct shard_store *store,
+                                     const uint8_t hash[PROTO_HASH_BYTES], uint64_t bytes,
+                                     struct shard_store_part **out, struct proto_error *error)
+{
+    struct shard_store_part *part = aligned_alloc(_Alignof(struct shard_store_part), sizeof *part);
+    if (!part)
+        return proto_fail_nomem(error, sizeof *part, "a transfer into the piece cache");
+    memset(part, 0, sizeof *part);
+    part->store = store;
+    part->bytes = bytes;
+    part->fd = -1;
+    memcpy(part->hash, hash, PROTO_HASH_BYTES);
+    crypto_generichash_init(&part->state, NULL, 0, PROTO_HASH_BYTES);
+    part->path = piece_path(store, hash, ".part");
+    part->final_path = piece_path(store, hash, ".piece");
+    if (!part->path || !part->final_path) {
+        part_destroy(part);
+        return fail_path_nomem(error);
+    }
+    *out = part;
+    return PROTO_OK;
+}
+
+enum proto_status shard_store_begin(struct shard_store *store, const uint8_t hash[PROTO_HASH_BYTES],
+                                    uint64_t bytes, struct shard_store_part **out, uint64_t *have,
+                                    struct proto_error *error)
+{
+    *out = NULL;
+    *have = 0;
+    struct shard_store_part *part = NULL;
+    enum proto_status status = part_create(store, hash, bytes, &part, error);
+    if (status)
+        return status;
+    char name[sizeof "pieces/ab"];
+    snprintf(name, sizeof name, "pieces/%02x", hash[0]);
+    status = make_subdir(store, name, error);
+    if (!status)
+        status = open_locked(part, error);
+    if (!status)
+        status = hash_old_bytes(part, error);
+    if (status) {
+        part_destroy(part);
+        return status;
+    }
+    *out = part;
+    *have = part->have;
+    return PROTO_OK;
+}
+
+static enum proto_status fail_write(const struct shard_store_part *part, int errno_value,
+                                    struct proto_error *error)
+{
+    if (errno_value != ENOSPC && errno_value != EDQUOT && errno_value != EFBIG)
+        return proto_fail_errno(error, errno_value, "cannot write the cached piece", part->path);
+    return proto_fail(error, PROTO_NOSPACE,
+                      "no room in the piece cache %s: a piece of %llu bytes lacks %llu (%s); free "
+                      "room there or choose another directory with --cache-dir",
+                      part->store->dir, (unsigned long long)part->bytes,
+                      (unsigned long long)(part->bytes - part->have), strerror(errno_value));
+}
+
+enum proto_status shard_store_append(struct shard_store_part *part, const void *data, size_t len,
+                                     struct proto_error *error)
+{
+    if (len > part->bytes - part->have)
+        return proto_fail(error, PROTO_INVALID, "%s: %zu bytes more than the %llu of its piece",
+                          part->path, (size_t)(len - (part->bytes - part->have)),
+                          (unsigned long long)part->bytes);
+    const uint8_t *at = data;
+    while (len > 0) {
+        ssize_t n = pwrite(part->fd, at, len, (off_t)part->have);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return fail_write(part, n < 0 ? errno : ENOSPC, error);
+        /* Hashed bytes and bytes in the file stay the same, whenever a write fails. */
+        crypto_generichash_update(&part->state, at, (size_t)n);
+        part->have += (uint64_t)n;
+        at += n;
+        len -= (size_t)n;
+    }
+    return PROTO_OK;
+}
+
+/* A new name is on the disk only after its directory is. */
+static enum proto_status sync_parent(const char *path, struct proto_error *error)
+{
+    char *dir = format_path("%.*s", (int)(strrchr(path, '/') - path), path);
+    if (!dir)
+        return fail_path_nomem(error);
+    enum proto_status status = PROTO_OK;
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd) < 0)
+        status = proto_fail_errno(error, errno, "cannot write the directory", dir);
+    if (fd >= 0)
+        close(fd);
+    free(dir);
+    return status;
+}
+
+static enum proto_status commit(struct shard_store_part *part, struct proto_error *error)
+{
+    if (part->have != part->bytes)
+        return proto_fail(error, PROTO_INVALID, "%s holds %llu of its piece's %llu bytes",
+                          part->path, (unsigned long long)part->have,
+                          (unsigned long long)part->bytes);
+    uint8_t found[PROTO_HASH_BYTES];
+    crypto_generichash_final(&part->state, found, sizeof found);
+    if (memcmp(found, part->hash, sizeof found) != 0) {
+        unlink(part->path);
+        return proto_fail(error, PROTO_CORRUPT, "%s: the bytes received have another hash",
+                          part->path);
+    }
+    if (fsync(part->fd) < 0) {
+        int errno_value = errno;
+        unlink(part->path); /* what of it is on the disk is not known any more */
+        part->have = 0;
+        return fail_write(part, errno_value, error);
+    }
+    if (rename(part->path, part->final_path) < 0)
+        return proto_fail_errno(error, errno, "cannot rename", part->path);
+    return sync_parent(part->final_path, error);
+}
+
+enum proto_status shard_store_commit(struct shard_store_part *part, struct proto_error *error)
+{
+    enum proto_status status = commit(part, error);
+    part_destroy(part);
+    return status;
+}
+
+void shard_store_abort(struct shard_store_part *part)
+{
+    part_destroy(part);
+}

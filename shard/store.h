@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The cache of pieces on a machine's disk: DIR/pieces/ab/abcdef....piece, named by BLAKE2b-256.
+ * A piece that is being fetched is a ".part" file beside it, appended to in order, so that an
+ * interrupted transfer goes on where it stopped; it is renamed only when its hash is right. No
+ * half piece is ever taken for whole. One store may be used by several processes at once.
+ *
+ * Also the manifests: the hashes of a model file's pieces, kept under DIR/manifests by the file's
+ * device, inode, size and modification time, so that a file is hashed once.
+ */
+#ifndef SHARD_STORE_H
+#define SHARD_STORE_H
+
+#include "shard/pieces.h"
+
+struct shard_store;
+
+/* dir NULL: $XDG_CACHE_HOME/caravan, else $HOME/.cache/caravan. Created where missing, for its
+ * owner only. A store is constant after opening: any thread. */
+enum proto_status shard_store_open(struct shard_store **out, const char *dir,
+                                   struct proto_error *error);
+void shard_store_close(struct shard_store *store);
+const char *shard_store_dir(const struct shard_store *store);
+
+/* A verified piece, mapped read-only. PROTO_NOTFOUND where the store does not have it; a piece on
+ * disk whose length or hash is wrong is removed and counts as not found (logged). */
+struct shard_mapped {
+    const void *data;
+    size_t len;
+};
+enum proto_status shard_store_map(struct shard_store *store, const uint8_t hash[PROTO_HASH_BYTES],
+                                  uint64_t bytes, struct shard_mapped *out,
+                                  struct proto_error *error);
+void shard_store_unmap(struct shard_mapped *mapped);
+
+/* A transfer into the store. begin opens (or goes on with) the part file and says how many bytes
+ * are there already; append adds bytes in order (PROTO_NOSPACE on a full disk: the text names the
+ * directory and the bytes needed; PROTO_INVALID beyond the piece's end; what was written stays
+ * and counts); commit verifies and renames (PROTO_CORRUPT: the part is removed and must be fetched
+ * again; PROTO_INVALID: bytes are missing, the part is kept). abort keeps the part for later, NULL
+ * is allowed. commit and abort end the transfer, whatever they return. A part that another
+ * transfer, of this or another process, has open gives PROTO_BUSY. One thread a transfer. */
+struct shard_store_part;
+enum proto_status shard_store_begin(struct shard_store *store, const uint8_t hash[PROTO_HASH_BYTES],
+                                    uint64_t bytes, struct shard_store_part **out, uint64_t *have,
+                                    struct proto_error *error);
+enum proto_status shard_store_append(struct shard_store_part *part, const void *data, size_t len,
+                                     struct proto_error *error);
+enum proto_status shard_store_commit(struct shard_store_part *part, struct proto_error *error);
+void shard_store_abort(struct shard_store_part *part);
+
+/* The hashes of a model's pieces, computed tensor by tensor when first asked for and kept in the
+ * store. Thread-safe. gguf is borrowed and outlives the manifest. */
+struct shard_manifest;
+enum proto_status shard_manifest_create(struct shard_manifest **out, struct shard_store *store,
+                                        const struct shard_gguf *gguf, struct proto_error *error);
+void shard_manifest_destroy(struct shard_manifest *manifest);
+
+/* hashes: shard_pieces_count(tensor) * PROTO_HASH_BYTES bytes, filled. Takes about a second a GB
+ * the first time. PROTO_INVALID for a tensor that the model lacks or has no data of. What was
+ * computed is saved every GB and on destroy. */
+enum proto_status shard_manifest_hashes(struct shard_manifest *manifest, uint32_t tensor,
+                                        uint8_t *hashes, struct proto_error *error);
+
+#endif

@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/api/fake_engine.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "shard/gguf_writer.h"
+
+#define N_BYTES   256
+#define N_WORDS   16
+#define N_VOCAB   (3 + N_BYTES + N_WORDS)
+#define MAX_SEEDS 1024
+#define EOS       2
+
+struct coord_engine {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct text_vocab *vocab;
+    struct shard_model model;
+    enum proto_status refuse, fail;
+    unsigned fail_after, stall_after;
+    bool ready;
+    unsigned submitted, destroyed;
+    uint64_t seeds[MAX_SEEDS];
+    struct coord_request request;
+};
+
+struct coord_stream {
+    struct coord_engine *engine;
+    struct coord_request request; /* ids: not to be used */
+    unsigned step, sent;
+    float row[N_VOCAB];
+    bool over;
+};
+
+static const char *const words[N_WORDS] = {"\xe2\x96\x81hello",
+                                           "\xe2\x96\x81wor",
+                                           "ld",
+                                           "!",
+                                           "\xe2\x96\x81",
+                                           "h",
+                                           "e",
+                                           "l",
+                                           "o",
+                                           "w",
+                                           "r",
+                                           "d",
+                                           "\xe2\x96\x81h",
+                                           "\xe2\x96\x81he",
+                                           "\xe2\x96\x81hel",
+                                           "\xe2\x96\x81hell"};
+static const int32_t canned[] = {
+    FAKE_HELLO, FAKE_HELLO + 1, FAKE_HELLO + 2, FAKE_HELLO + 3, 3 + 0xc3, 3 + 0xa9, EOS};
+#define N_CANNED (sizeof canned / sizeof canned[0])
+
+static struct shard_gguf_writer *write_vocab(void)
+{
+    static char bytes[N_BYTES][8];
+    const char *tokens[N_VOCAB] = {"<unk>", "<s>", "</s>"};
+    float scores[N_VOCAB] = {0};
+    int32_t types[N_VOCAB] = {TEXT_TOKEN_UNKNOWN, TEXT_TOKEN_CONTROL, TEXT_TOKEN_CONTROL};
+    for (int i = 0; i < N_BYTES; i++) {
+        snprintf(bytes[i], sizeof bytes[i], "<0x%02X>", i);
+        tokens[3 + i] = bytes[i];
+        types[3 + i] = TEXT_TOKEN_BYTE;
+    }
+    for (int i = 0; i < N_WORDS; i++) {
+        tokens[3 + N_BYTES + i] = words[i];
+        scores[3 + N_BYTES + i] = -(float)i;
+        types[3 + N_BYTES + i] = TEXT_TOKEN_NORMAL;
+    }
+    struct shard_gguf_writer *w = shard_gguf_writer_create();
+    shard_gguf_writer_str(w, "general.architecture", "llama");
+    shard_gguf_writer_str(w, "tokenizer.ggml.model", "llama");
+    shard_gguf_writer_strs(w, "tokenizer.ggml.tokens", tokens, N_VOCAB);
+    shard_gguf_writer_f32s(w, "tokenizer.ggml.scores", scores, N_VOCAB);
+    shard_gguf_writer_i32s(w, "tokenizer.ggml.token_type", types, N_VOCAB);
+    shard_gguf_writer_u32(w, "tokenizer.ggml.bos_token_id", 1);
+    shard_gguf_writer_u32(w, "tokenizer.ggml.eos_token_id", EOS);
+    return w;
+}
+
+static struct text_vocab *make_vocab(void)
+{
+    struct proto_error error = {0};
+    struct text_vocab *vocab = NULL;
+    struct shard_gguf *gguf = NULL;
+    void *bytes = NULL;
+    size_t len = 0;
+    struct shard_gguf_writer *w = write_vocab();
+    if (shard_gguf_writer_header(w, &bytes, &len, &error) ||
+        shard_gguf_parse(&gguf, bytes, len, "fake", &error) ||
+        text_vocab_create(&vocab, gguf, &error))
+        fprintf(stderr, "fake vocabulary: %s\n", error.text);
+    shard_gguf_close(gguf);
+    shard_gguf_writer_destroy(w);
+    free(bytes);
+    return vocab;
+}
+
+struct coord_engine *fake_engine_create(void)
+{
+    struct coord_engine *e = calloc(1, sizeof *e);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    e->vocab = make_vocab();
+    e->ready = true;
+    e->stall_after = UINT_MAX;
+    snprintf(e->model.name, sizeof e->model.name, FAKE_MODEL);
+    e->model.n_vocab = N_VOCAB;
+    if (e->vocab)
+        return e;
+    coord_engine_destroy(e);
+    return NULL;
+}
+
+void coord_engine_destroy(struct coord_engine *e)
+{
+    if (!e)
+        return;
+    text_vocab_destroy(e->vocab);
+    pthread_mutex_destroy(&e->lock);
+    pthread_cond_destroy(&e->changed);
+    free(e);
+}
+
+void fake_engine_refuse(struct coord_engine *e, enum proto_status status)
+{
+    pthread_mutex_lock(&e->lock);
+    e->refuse = status;
+    pthread_mutex_unlock(&e->lock);
+}
+
+void fake_engine_fail_after(struct coord_engine *e, unsigned n, enum proto_status status)
+{
+    pthread_mutex_lock(&e->lock);
+    e->fail = status;
+    e->fail_after = n;
+    pthread_mutex_unlock(&e->lock);
+}
+
+void fake_engine_stall_after(struct coord_engine *e, unsigned n)
+{
+    pthread_mutex_lock(&e->lock);
+    e->stall_after = n;
+    pthread_mutex_unlock(&e->lock);
+}
+
+void fake_engine_set_ready(struct coord_engine *e, bool ready)
+{
+    pthread_mutex_lock(&e->lock);
+    e->ready = ready;
+    pthread_mutex_unlock(&e->lock);
+}
+
+unsigned fake_engine_streams(struct coord_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    unsigned n = e->submitted;
+    pthread_mutex_unlock(&e->lock);
+    return n;
+}
+
+uint64_t fake_engine_seed(struct coord_engine *e, unsigned i)
+{
+    pthread_mutex_lock(&e->lock);
+    uint64_t seed = e->seeds[i % MAX_SEEDS];
+    pthread_mutex_unlock(&e->lock);
+    return seed;
+}
+
+struct coord_request fake_engine_request(struct coord_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    struct coord_request request = e->request;
+    pthread_mutex_unlock(&e->lock);
+    return request;
+}
+
+static struct timespec after_ms(long ms)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    t.tv_sec += ms / 1000;
+    t.tv_nsec += ms % 1000 * 1000000;
+    if (t.tv_nsec >= 1000000000) {
+        t.tv_sec++;
+        t.tv_nsec -= 1000000000;
+    }
+    return t;
+}
+
+bool fake_engine_wait_streams(struct coord_engine *e, unsigned streams)
+{
+    struct timespec end = after_ms(20000);
+    pthread_mutex_lock(&e->lock);
+    while (e->submitted < streams && !pthread_cond_timedwait(&e->changed, &e->lock, &end))
+        ;
+    bool ok = e->submitted >= streams;
+    pthread_mutex_unlock(&e->lock);
+    return ok;
+}
+
+bool fake_engine_wait_idle(struct coord_engine *e)
+{
+    struct timespec end = after_ms(20000);
+    pthread_mutex_lock(&e->lock);
+    while (e->destroyed < e->submitted && !pthread_cond_timedwait(&e->changed, &e->lock, &end))
+        ;
+    bool ok = e->destroyed == e->submitted;
+    pthread_mutex_unlock(&e->lock);
+    return ok;
+}
+
+const struct text_vocab *coord_engine_vocab(const struct coord_engine *e)
+{
+    return e->vocab;
+}
+
+const struct shard_model *coord_engine_model(const struct coord_engine *e)
+{
+    return &e->model;
+}
+
+enum proto_status coord_engine_submit(struct coord_engine *e, const struct coord_request *request,
+                                      struct coord_stream **out, struct proto_error *error)
+{
+    pthread_mutex_lock(&e->lock);
+    enum proto_status refuse = e->refuse;
+    if (!refuse) {
+        e->seeds[e->submitted++ % MAX_SEEDS] = request->sampling.seed;
+        e->request = *request;
+        e->request.ids = NULL;
+    }
+    pthread_cond_broadcast(&e->changed);
+    pthread_mutex_unlock(&e->lock);
+    if (refuse)
+        return proto_fail(error, refuse, "refused as told: %s", proto_status_text(refuse));
+    struct coord_stream *s = calloc(1, sizeof *s);
+    s->engine = e;
+    s->request = *request;
+    s->request.ids = NULL;
+    s->step = request->sampling.seed % 2;
+    *out = s;
+    return PROTO_OK;
+}
+
+static void done(struct coord_stream *s, struct coord_event *event, enum coord_finish finish)
+{
+    event->kind = COORD_EVENT_DONE;
+    event->finish = finish;
+    event->n_generated = s->sent;
+    s->over = true;
+}
+
+static void next_token(struct coord_stream *s, struct coord_event *event)
+{
+    size_t previous = (s->step + N_CANNED - 1) % N_CANNED;
+    if (s->sent > 0 && canned[previous] == EOS && !s->request.ignore_eog) {
+        done(s, event, COORD_FINISH_STOP);
+        return;
+    }
+    if (s->sent == s->request.max_tokens) {
+        done(s, event, COORD_FINISH_LENGTH);
+        return;
+    }
+    event->kind = COORD_EVENT_TOKEN;
+    event->token = canned[s->step % N_CANNED];
+    event->eog = event->token == EOS;
+    event->logprob = FAKE_LOGPROB;
+    event->n_top = s->request.top_logprobs;
+    for (uint32_t i = 0; i < event->n_top; i++)
+        event->top[i] =
+            (struct text_candidate){3 + N_BYTES + (int32_t)(i % N_WORDS), -1.0f - (float)i};
+    s->step = (s->step + 1) % N_CANNED;
+    s->sent++;
+}
+
+static void next_row(struct coord_stream *s, struct coord_event *event)
+{
+    if (s->sent == s->request.n_ids) {
+        done(s, event, COORD_FINISH_LENGTH);
+        return;
+    }
+    event->kind = COORD_EVENT_LOGITS;
+    event->pos = s->sent++;
+    for (int i = 0; i < N_VOCAB; i++)
+        s->row[i] = (float)event->pos * 1000.0f + (float)i;
+    event->logits = s->row;
+}
+
+static bool stalled(struct coord_stream *s, int timeout_ms)
+{
+    struct timespec end = after_ms(timeout_ms < 0 ? 20000 : timeout_ms);
+    struct coord_engine *e = s->engine;
+    pthread_mutex_lock(&e->lock);
+    while (s->sent >= e->stall_after && !pthread_cond_timedwait(&e->changed, &e->lock, &end))
+        ;
+    bool still = s->sent >= e->stall_after;
+    pthread_mutex_unlock(&e->lock);
+    return still;
+}
+
+bool coord_stream_next(struct coord_stream *s, struct coord_event *event, int timeout_ms)
+{
+    *event = (struct coord_event){0};
+    if (s->over || stalled(s, timeout_ms))
+        return false;
+    pthread_mutex_lock(&s->engine->lock);
+    enum proto_status fail = s->sent >= s->engine->fail_after ? s->engine->fail : PROTO_OK;
+    pthread_mutex_unlock(&s->engine->lock);
+    if (fail) {
+        event->kind = COORD_EVENT_FAILED;
+        proto_fail(&event->error, fail, "failed as told: %s", proto_status_text(fail));
+        s->over = true;
+    } else if (s->request.want == COORD_WANT_LOGITS) {
+        next_row(s, event);
+    } else {
+        next_token(s, event);
+    }
+    return true;
+}
+
+void coord_stream_destroy(struct coord_stream *s)
+{
+    if (!s)
+        return;
+    struct coord_engine *e = s->engine;
+    free(s);
+    pthread_mutex_lock(&e->lock);
+    e->destroyed++;
+    pthread_cond_broadcast(&e->changed);
+    pthread_mutex_unlock(&e->lock);
+}
+
+enum proto_status coord_engine_status(struct coord_engine *e, struct coord_status *out,
+                                      struct proto_error *error)
+{
+    (void)error;
+    pthread_mutex_lock(&e->lock);
+    *out = (struct coord_status){.model = FAKE_MODEL,
+                                 .epoch = 7,
+                                 .ready = e->ready,
+                                 .max_active = 4,
+                                 .requests = e->submitted,
+                                 .active = e->submitted - e->destroyed};
+    pthread_mutex_unlock(&e->lock);
+    if (!out->ready)
+        snprintf(out->missing, sizeof out->missing, "worker \"b\" is loading");
+    out->n_workers = 2;
+    out->workers = calloc(2, sizeof *out->workers);
+    for (unsigned i = 0; i < 2; i++) {
+        struct coord_worker_status *w = &out->workers[i];
+        snprintf(w->name, sizeof w->name, "worker \"%c\"", 'a' + (int)i);
+        snprintf(w->state, sizeof w->state, i == 0 || out->ready ? "ready" : "loading");
+        snprintf(w->isa, sizeof w->isa, "avx2");
+        w->layer_first = i * 12;
+        w->layer_end = (i + 1) * 12;
+        w->rows = 10;
+        w->compute_ns = 5000000000;
+        w->rtt_ms = 0.5;
+        w->rss_bytes = (uint64_t)3 << 30;
+    }
+    return PROTO_OK;
+}
+
+void coord_status_finish(struct coord_status *status)
+{
+    free(status->workers);
+    *status = (struct coord_status){0};
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An engine without a cluster: the functions of coordinator/engine.h with canned tokens, so that
+ * the HTTP side is tested alone. Every stream writes " hello world" "!" and a 'é' in two
+ * byte tokens, then an end token; with an odd seed it starts at the second token. What goes wrong
+ * is set here.
+ */
+#ifndef TESTS_API_FAKE_ENGINE_H
+#define TESTS_API_FAKE_ENGINE_H
+
+#include "coordinator/engine.h"
+
+#define FAKE_TEXT     " hello world!\xc3\xa9"
+#define FAKE_TEXT_ODD " world!\xc3\xa9"
+#define FAKE_TOKENS   6u /* before the end token */
+#define FAKE_HELLO    259
+#define FAKE_LOGPROB  (-0.5f)
+#define FAKE_MODEL    "fake"
+
+/* NULL if the vocabulary could not be made. Destroyed with coord_engine_destroy. */
+struct coord_engine *fake_engine_create(void);
+
+/* Submitting fails with this; PROTO_OK: it works. */
+void fake_engine_refuse(struct coord_engine *engine, enum proto_status status);
+
+/* Streams fail with this status after n tokens; PROTO_OK: they do not. */
+void fake_engine_fail_after(struct coord_engine *engine, unsigned n, enum proto_status status);
+
+/* Streams fall silent after n tokens, until they are destroyed; UINT_MAX: they do not. */
+void fake_engine_stall_after(struct coord_engine *engine, unsigned n);
+
+void fake_engine_set_ready(struct coord_engine *engine, bool ready);
+
+/* Streams submitted so far, and the seed of the i-th. */
+unsigned fake_engine_streams(struct coord_engine *engine);
+uint64_t fake_engine_seed(struct coord_engine *engine, unsigned i);
+/* The last request (ids are not kept, n_ids is). */
+struct coord_request fake_engine_request(struct coord_engine *engine);
+
+/* Waits until `streams` were submitted; until all were destroyed. False after 20 s. */
+bool fake_engine_wait_streams(struct coord_engine *engine, unsigned streams);
+bool fake_engine_wait_idle(struct coord_engine *engine);
+
+#endif

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attention of each instruction set against the definition in kernels/table.h, written out value
+ * by value (equality of bits), and that definition against softmax attention in double.
+ */
+#include "kernels/math.h"
+#include "rows_check.h"
+
+struct shape {
+    size_t n_q, dim_k, dim_v, page_rows, first, last;
+    enum kern_kv kv;
+    enum check_input input;
+};
+
+/* A KV head's pages, each allocated to the byte, and the same values as floats by position. */
+struct pages {
+    void **pages;
+    float *values;
+    size_t n_pages;
+};
+
+static size_t value_bytes(enum kern_kv kv)
+{
+    return kv == KERN_KV_F16 ? 2 : 4;
+}
+
+static struct pages make_pages(const struct shape *s, size_t dim)
+{
+    size_t n_pages = s->last / s->page_rows + 1, n = n_pages * s->page_rows * dim;
+    struct pages p = {calloc(n_pages, sizeof(void *)), check_row(n, s->input), n_pages};
+    for (size_t i = 0; i < n; i++)
+        p.values[i] =
+            s->kv == KERN_KV_F16 ? kern_f16_to_f32(kern_f32_to_f16(p.values[i])) : p.values[i];
+    for (size_t page = s->first / s->page_rows; page < n_pages; page++) {
+        size_t page_values = s->page_rows * dim;
+        p.pages[page] = malloc(page_values * value_bytes(s->kv));
+        const float *from = p.values + page * page_values;
+        for (size_t i = 0; i < page_values; i++)
+            if (s->kv == KERN_KV_F16)
+                ((uint16_t *)p.pages[page])[i] = kern_f32_to_f16(from[i]);
+            else
+                ((float *)p.pages[page])[i] = from[i];
+    }
+    return p;
+}
+
+static void free_pages(struct pages *p)
+{
+    for (size_t i = 0; i < p->n_pages; i++)
+        free(p->pages[i]);
+    free(p->pages);
+    free(p->values);
+}
+
+static float dot16(const float *a, const float *b, size_t n)
+{
+    float lanes[16] = {0};
+    for (size_t i = 0; i < n; i++)
+        lanes[i % 16] = fmaf(a[i], b[i], lanes[i % 16]);
+    return kern_tree16(lanes);
+}
+
+/* One query head. */
+static void reference(float *out, const struct shape *s, const float *q, const float *k,
+                      const float *v, float scale)
+{
+    size_t count = s->last - s->first + 1;
+    float *p = malloc(count * sizeof(float)), most = -INFINITY, lanes[16] = {0};
+    for (size_t j = 0; j < count; j++) {
+        p[j] = dot16(q, k + (s->first + j) * s->dim_k, s->dim_k) * scale;
+        most = p[j] > most ? p[j] : most;
+    }
+    for (size_t j = 0; j < count; j++) {
+        p[j] = kern_expf(p[j] - most);
+        lanes[j % 16] += p[j];
+    }
+    float inverse = 1.0f / kern_tree16(lanes);
+    for (size_t i = 0; i < s->dim_v; i++) {
+        float acc = 0;
+        for (size_t j = 0; j < count; j++)
+            acc = fmaf(p[j], v[(s->first + j) * s->dim_v + i], acc);
+        out[i] = acc * inverse;
+    }
+    free(p);
+}
+
+/* How far one head's output is from softmax attention in double, against the largest value. */
+static double distance(const float *out, const struct shape *s, const float *q, const float *k,
+                       const float *v, float scale)
+{
+    double *sums = calloc(s->dim_v, sizeof(double)), total = 0, worst = 0;
+    for (size_t j = s->first; j <= s->last; j++) {
+        double dot = 0;
+        for (size_t i = 0; i < s->dim_k; i++)
+            dot += (double)q[i] * (double)k[j * s->dim_k + i];
+        double p = exp(dot * (double)scale);
+        total += p;
+        for (size_t i = 0; i < s->dim_v; i++)
+            sums[i] += p * (double)v[j * s->dim_v + i];
+    }
+    for (size_t i = 0; i < s->dim_v; i++)
+        worst = fmax(worst, fabs((double)out[i] - sums[i] / total));
+    free(sums);
+    return worst / 4.0;
+}
+
+static void check(const struct shape *s)
+{
+    struct pages k = make_pages(s, s->dim_k), v = make_pages(s, s->dim_v);
+    size_t room = (s->last - s->first + 16) / 16 * 16, n = s->n_q * s->dim_v;
+    float *q = check_row(s->n_q * s->dim_k, s->input), *out = check_row(n, INPUT_ORDINARY);
+    float *scores = check_row(s->n_q * room, INPUT_NOT_FINITE), *expected = check_row(n, s->input);
+    float scale = 1.0f / sqrtf((float)s->dim_k);
+    for (size_t h = 0; h < s->n_q; h++) {
+        float *head = expected + h * s->dim_v;
+        reference(head, s, q + h * s->dim_k, k.values, v.values, scale);
+        if (s->input == INPUT_ORDINARY)
+            CU_ASSERT_TRUE(distance(head, s, q + h * s->dim_k, k.values, v.values, scale) < 1e-5);
+    }
+    for (enum kern_isa isa = KERN_ISA_PORTABLE; isa <= kern_isa_best(); isa++) {
+        const struct kern_table *t = kern_table_get(isa);
+        char what[160];
+        snprintf(what, sizeof(what), "attention n_q %zu dims %zu %zu pages %zu of %zu..%zu kv %d",
+                 s->n_q, s->dim_k, s->dim_v, s->page_rows, s->first, s->last, (int)s->kv);
+        struct kern_attention a = {.out = out,
+                                   .q = q,
+                                   .scores = scores,
+                                   .k_pages = (const void *const *)k.pages,
+                                   .v_pages = (const void *const *)v.pages,
+                                   .n_q = s->n_q,
+                                   .dim_k = s->dim_k,
+                                   .dim_v = s->dim_v,
+                                   .page_rows = s->page_rows,
+                                   .first = s->first,
+                                   .last = s->last,
+                                   .scale = scale,
+                                   .kv = s->kv};
+        t->attention(&a);
+        check_same(out, expected, n, what, t->name);
+    }
+    free_pages(&k);
+    free_pages(&v);
+    free(q);
+    free(out);
+    free(scores);
+    free(expected);
+}
+
+static void check_kinds(struct shape s)
+{
+    for (s.kv = KERN_KV_F32; s.kv <= KERN_KV_F16; s.kv++)
+        for (s.input = INPUT_ORDINARY; s.input <= INPUT_EXTREME; s.input++)
+            check(&s);
+}
+
+static void test_dims(void)
+{
+    for (size_t dim = 1; dim <= 70; dim++)
+        check_kinds((struct shape){.n_q = 1 + dim % 6,
+                                   .dim_k = dim,
+                                   .dim_v = 71 - dim,
+                                   .page_rows = 32,
+                                   .first = 3,
+                                   .last = 68});
+    static const size_t dims[] = {80, 88, 96, 112, 128, 192, 256};
+    for (size_t i = 0; i < sizeof(dims) / sizeof(dims[0]); i++)
+        for (size_t n_q = 1; n_q <= 5; n_q += 4)
+            check_kinds((struct shape){.n_q = n_q,
+                                       .dim_k = dims[i],
+                                       .dim_v = dims[i],
+                                       .page_rows = 32,
+                                       .first = 0,
+                                       .last = 99});
+}
+
+static void test_heads(void)
+{
+    for (size_t n_q = 1; n_q <= 20; n_q++)
+        check_kinds((struct shape){
+            .n_q = n_q, .dim_k = 24, .dim_v = 40, .page_rows = 32, .first = 0, .last = 40});
+    check_kinds((struct shape){
+        .n_q = 33, .dim_k = 16, .dim_v = 16, .page_rows = 32, .first = 5, .last = 77});
+}
+
+/* Ranges that begin and end anywhere in a page; pages before the first are absent. */
+static void test_ranges(void)
+{
+    for (size_t first = 0; first < 70; first += 7)
+        for (size_t last = first; last < first + 70; last += 3)
+            check_kinds((struct shape){
+                .n_q = 5, .dim_k = 16, .dim_v = 24, .page_rows = 32, .first = first, .last = last});
+    check_kinds(
+        (struct shape){.n_q = 2, .dim_k = 8, .dim_v = 8, .page_rows = 1, .first = 2, .last = 20});
+    check_kinds((struct shape){
+        .n_q = 4, .dim_k = 128, .dim_v = 128, .page_rows = 32, .first = 17, .last = 1100});
+}
+
+/* With one position the output is its value, whatever the query. */
+static void test_one_position(void)
+{
+    struct shape s = {.n_q = 1, .dim_k = 8, .dim_v = 8, .page_rows = 32, .kv = KERN_KV_F32};
+    struct pages k = make_pages(&s, 8), v = make_pages(&s, 8);
+    float *q = check_row(8, INPUT_ORDINARY), *out = check_row(8, INPUT_ORDINARY);
+    float *scores = check_row(16, INPUT_ORDINARY);
+    for (enum kern_isa isa = KERN_ISA_PORTABLE; isa <= kern_isa_best(); isa++) {
+        const struct kern_table *t = kern_table_get(isa);
+        struct kern_attention a = {.out = out,
+                                   .q = q,
+                                   .scores = scores,
+                                   .k_pages = (const void *const *)k.pages,
+                                   .v_pages = (const void *const *)v.pages,
+                                   .n_q = 1,
+                                   .dim_k = 8,
+                                   .dim_v = 8,
+                                   .page_rows = 32,
+                                   .scale = 0.5f,
+                                   .kv = KERN_KV_F32};
+        t->attention(&a);
+        check_same(out, v.values, 8, "attention to one position", t->name);
+    }
+    free_pages(&k);
+    free_pages(&v);
+    free(q);
+    free(out);
+    free(scores);
+}
+
+int main(void)
+{
+    CU_initialize_registry();
+    CU_pSuite suite = CU_add_suite("attention", NULL, NULL);
+    CU_add_test(suite, "dims", test_dims);
+    CU_add_test(suite, "heads", test_heads);
+    CU_add_test(suite, "ranges", test_ranges);
+    CU_add_test(suite, "one position", test_one_position);
+    CU_basic_set_mode(CU_BRM_NORMAL);
+    CU_basic_run_tests();
+    unsigned failures = CU_get_number_of_failures();
+    CU_cleanup_registry();
+    return failures != 0;
+}

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <CUnit/Basic.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/table.h"
+
+static double half_value(uint32_t bits)
+{
+    int exponent = (int)(bits >> 10 & 31), mantissa = (int)(bits & 1023);
+    return exponent ? ldexp(1024 + mantissa, exponent - 25) : ldexp(mantissa, -24);
+}
+
+static void test_f16_to_f32(void)
+{
+    unsigned wrong = 0;
+    for (uint32_t bits = 0; bits < 0x7c00; bits++) {
+        wrong += (double)kern_f16_to_f32((uint16_t)bits) != half_value(bits);
+        wrong += (double)kern_f16_to_f32((uint16_t)(bits | 0x8000)) != -half_value(bits);
+    }
+    CU_ASSERT_EQUAL(wrong, 0);
+    CU_ASSERT(signbit(kern_f16_to_f32(0x8000)));
+    CU_ASSERT_EQUAL(kern_f16_to_f32(0x7c00), INFINITY);
+    CU_ASSERT_EQUAL(kern_f16_to_f32(0xfc00), -INFINITY);
+    CU_ASSERT(isnan(kern_f16_to_f32(0x7c01)));
+    CU_ASSERT(isnan(kern_f16_to_f32(0xfe00)));
+}
+
+/* Halves come back as they are; a value between two goes to the nearer, a tie to the even one. */
+static void test_f32_to_f16(void)
+{
+    unsigned wrong = 0;
+    for (uint32_t bits = 0; bits < 0x7bff; bits++) {
+        float low = (float)half_value(bits), high = (float)half_value(bits + 1);
+        float middle = (low + high) / 2;
+        wrong += kern_f32_to_f16(low) != bits;
+        wrong += kern_f32_to_f16(-low) != (bits | 0x8000);
+        wrong += kern_f32_to_f16(middle) != bits + (bits & 1);
+        wrong += kern_f32_to_f16(nextafterf(middle, low)) != bits;
+        wrong += kern_f32_to_f16(nextafterf(middle, high)) != bits + 1;
+    }
+    CU_ASSERT_EQUAL(wrong, 0);
+    CU_ASSERT_EQUAL(kern_f32_to_f16(65504), 0x7bff);
+    CU_ASSERT_EQUAL(kern_f32_to_f16(65519.996f), 0x7bff);
+    CU_ASSERT_EQUAL(kern_f32_to_f16(65520), 0x7c00);
+    CU_ASSERT_EQUAL(kern_f32_to_f16(-1e30f), 0xfc00);
+    CU_ASSERT_EQUAL(kern_f32_to_f16(INFINITY), 0x7c00);
+    CU_ASSERT_EQUAL(kern_f32_to_f16(1e-45f), 0);
+    CU_ASSERT((kern_f32_to_f16(NAN) & 0x7fff) > 0x7c00);
+}
+
+static void test_bf16(void)
+{
+    unsigned wrong = 0;
+    for (uint32_t bits = 0; bits < 0x7f80; bits++) {
+        wrong += kern_f32_to_bf16(kern_bf16_to_f32((uint16_t)bits)) != bits;
+        for (uint32_t rest = 0x7fff; rest <= 0x8001; rest++) {
+            uint32_t between = bits << 16 | rest;
+            float value;
+            memcpy(&value, &between, 4);
+            uint32_t up = rest > 0x8000 || (rest == 0x8000 && bits % 2);
+            wrong += kern_f32_to_bf16(value) != bits + up;
+        }
+    }
+    CU_ASSERT_EQUAL(wrong, 0);
+    CU_ASSERT_EQUAL(kern_bf16_to_f32(0x3fc0), 1.5f);
+    CU_ASSERT_EQUAL(kern_f32_to_bf16(-INFINITY), 0xff80);
+    CU_ASSERT((kern_f32_to_bf16(NAN) & 0x7fff) > 0x7f80);
+}
+
+static void test_find(void)
+{
+    size_t count, with_kernels = 0;
+    const struct kern_type_info *all = kern_type_all(&count);
+    CU_ASSERT_EQUAL(count, 23);
+    for (size_t i = 0; i < count; i++) {
+        CU_ASSERT_PTR_EQUAL(kern_type_find(all[i].type), &all[i]);
+        CU_ASSERT_PTR_EQUAL(kern_type_by_name(all[i].name), &all[i]);
+        CU_ASSERT(i == 0 || all[i].type > all[i - 1].type);
+        with_kernels += all[i].packed_bytes != 0;
+    }
+    CU_ASSERT_EQUAL(with_kernels, 7);
+    CU_ASSERT_PTR_EQUAL(kern_type_by_name("q4_k"), kern_type_find(12));
+    CU_ASSERT_PTR_NULL(kern_type_by_name("Q4"));
+    CU_ASSERT_PTR_NULL(kern_type_find(4));
+    CU_ASSERT_PTR_NULL(kern_type_find(UINT32_MAX));
+}
+
+static void test_sizes(void)
+{
+    size_t count;
+    const struct kern_type_info *all = kern_type_all(&count);
+    CU_ASSERT_EQUAL(kern_type_bytes(kern_type_find(KERN_Q6_K), 512), 420);
+    CU_ASSERT_EQUAL(kern_type_bytes(kern_type_find(KERN_MXFP4), 2880), 1530);
+    CU_ASSERT_EQUAL(kern_packed_bytes(kern_type_find(KERN_Q8_0), 17, 64), 2 * 2 * 544);
+    CU_ASSERT_EQUAL(kern_panel_bytes(kern_type_find(KERN_F32), 5), 320);
+    /* A packed matrix takes at most 3% more than the file's. */
+    for (size_t i = 0; i < count; i++)
+        CU_ASSERT(all[i].packed_bytes * 100 <= 16 * all[i].block_bytes * 103);
+}
+
+/* Every table has every kernel of the types that say so, and the sets below the best exist. */
+static void test_tables(void)
+{
+    size_t count;
+    const struct kern_type_info *all = kern_type_all(&count);
+    for (int isa = 0; isa <= KERN_ISA_AVX512; isa++) {
+        const struct kern_table *table = kern_table_get((enum kern_isa)isa);
+        CU_ASSERT_EQUAL(table != NULL, isa <= (int)kern_isa_best());
+        if (!table)
+            continue;
+        CU_ASSERT_EQUAL((int)table->isa, isa);
+        CU_ASSERT_EQUAL(kern_isa_by_name(table->name), isa);
+        for (size_t i = 0; i < count; i++)
+            CU_ASSERT_EQUAL(table->matmul[all[i].type] != NULL, all[i].packed_bytes != 0);
+    }
+    CU_ASSERT_EQUAL(kern_isa_by_name("sse9"), -1);
+}
+
+int main(void)
+{
+    if (CU_initialize_registry() != CUE_SUCCESS)
+        return CU_get_error();
+    CU_pSuite suite = CU_add_suite("type", NULL, NULL);
+    CU_add_test(suite, "f16 to f32, all", test_f16_to_f32);
+    CU_add_test(suite, "f32 to f16 rounds to nearest even", test_f32_to_f16);
+    CU_add_test(suite, "bf16 both ways", test_bf16);
+    CU_add_test(suite, "types by number and name", test_find);
+    CU_add_test(suite, "sizes", test_sizes);
+    CU_add_test(suite, "tables", test_tables);
+    CU_basic_run_tests();
+    unsigned failures = CU_get_number_of_failures();
+    CU_cleanup_registry();
+    return failures ? 1 : 0;
+}

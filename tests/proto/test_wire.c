@@ -1,0 +1,569 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proto/wire.h"
+
+#include <CUnit/Basic.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FIRST_KIND PROTO_MSG_HELLO
+#define LAST_KIND  PROTO_MSG_MEASURED
+
+static struct proto_range ranges[] = {{0, 0, 7, PROTO_WANT_LAST, 64},
+                                      {4095, PROTO_MAX_CONTEXT - 1, 1, PROTO_WANT_ALL, 0},
+                                      {17, 300, 2, PROTO_WANT_NONE, PROTO_MAX_CANDIDATES}};
+static uint32_t drops[] = {3, 0, 4095};
+static struct proto_stage_time times[] = {{1, 2, 3, 4, 5}, {UINT64_MAX, 7, 8, 9, 10}};
+static struct proto_result_row rows[] = {{0, 6, 64, 1.5f}, {1, 12345678, 0, -3.25e8f}};
+static char *files[] = {(char *)"/a/b.gguf", (char *)""};
+
+/* A message of the kind with every field set to something of its own. Borrows static memory. */
+static struct proto_msg sample(enum proto_kind kind)
+{
+    struct proto_msg msg = {.kind = kind};
+    switch (kind) {
+    case PROTO_MSG_HELLO:
+        msg.hello = (struct proto_hello){.version = PROTO_WIRE_VERSION,
+                                         .name = (char *)"w\xc3\xb6rker",
+                                         .endpoint = (char *)"tcp://[::1]:9",
+                                         .memory_bytes = 1ull << 40,
+                                         .threads = 48,
+                                         .isa = (char *)"avx512"};
+        memset(msg.hello.proof, 0x5a, PROTO_KEY_BYTES);
+        break;
+    case PROTO_MSG_WELCOME:
+        msg.welcome = (struct proto_welcome){3, 500, 3000};
+        break;
+    case PROTO_MSG_REFUSE:
+        msg.refuse = (struct proto_refuse){PROTO_VERSION, (char *)"version 2, not 1"};
+        break;
+    case PROTO_MSG_PING:
+        msg.ping.sent_ns = 0x0123456789abcdef;
+        break;
+    case PROTO_MSG_PONG:
+        msg.pong = (struct proto_pong){11, 12, 13, 14, 15};
+        break;
+    case PROTO_MSG_LOAD:
+        msg.load = (struct proto_load){.epoch = 2,
+                                       .stage = 1,
+                                       .n_stages = 3,
+                                       .layer_first = 4,
+                                       .layer_end = 9,
+                                       .embed = true,
+                                       .head = true,
+                                       .kv_type = 1,
+                                       .ctx = PROTO_MAX_CONTEXT,
+                                       .max_seqs = 6,
+                                       .max_rows = 512,
+                                       .next_endpoint = (char *)"ipc://@x",
+                                       .files = files,
+                                       .n_files = 2};
+        memset(msg.load.next_key, 1, PROTO_KEY_BYTES);
+        memset(msg.load.previous_key, 2, PROTO_KEY_BYTES);
+        break;
+    case PROTO_MSG_PROGRESS:
+        msg.progress = (struct proto_progress){1, 2, 3, 4};
+        break;
+    case PROTO_MSG_READY:
+        msg.ready = (struct proto_ready){5, 6, 7, 8};
+        break;
+    case PROTO_MSG_FAILED:
+        msg.failed = (struct proto_failed){9, 10, PROTO_CAPACITY, (char *)"too small"};
+        break;
+    case PROTO_MSG_WANT:
+        msg.want = (struct proto_want){1, PROTO_MAX_TENSORS - 1};
+        break;
+    case PROTO_MSG_HASHES:
+        msg.hashes = (struct proto_hashes){2, 3};
+        break;
+    case PROTO_MSG_FETCH:
+        msg.fetch =
+            (struct proto_fetch){1, 2, 3, PROTO_PIECE_BYTES - PROTO_CHUNK_BYTES, PROTO_CHUNK_BYTES};
+        break;
+    case PROTO_MSG_CHUNK:
+        msg.chunk = (struct proto_chunk){1, 2, 3, 4};
+        break;
+    case PROTO_MSG_LINK:
+    case PROTO_MSG_LINKED:
+        msg.link.epoch = 77 + (uint64_t)kind;
+        break;
+    case PROTO_MSG_BATCH:
+        msg.batch = (struct proto_batch){3, 4, ranges, 3, drops, 3, times, 2};
+        break;
+    case PROTO_MSG_RESULT:
+        msg.result = (struct proto_result){5, 6, 202048, true, rows, 2, times, 2};
+        break;
+    case PROTO_MSG_BYE:
+        break;
+    case PROTO_MSG_MEASURE:
+        msg.measure.bytes = 1u << 30;
+        break;
+    case PROTO_MSG_MEASURED:
+        msg.measured.read_bytes_s = 40.25e9;
+        break;
+    }
+    return msg;
+}
+
+static void check_hello(const struct proto_hello *a, const struct proto_hello *b)
+{
+    CU_ASSERT_EQUAL(a->version, b->version);
+    CU_ASSERT_STRING_EQUAL(a->name, b->name);
+    CU_ASSERT_EQUAL(memcmp(a->proof, b->proof, PROTO_KEY_BYTES), 0);
+    CU_ASSERT_STRING_EQUAL(a->endpoint, b->endpoint);
+    CU_ASSERT_EQUAL(a->memory_bytes, b->memory_bytes);
+    CU_ASSERT_EQUAL(a->threads, b->threads);
+    CU_ASSERT_STRING_EQUAL(a->isa, b->isa);
+}
+
+static void check_load(const struct proto_load *a, const struct proto_load *b)
+{
+    CU_ASSERT_EQUAL(a->epoch, b->epoch);
+    CU_ASSERT_EQUAL(a->stage, b->stage);
+    CU_ASSERT_EQUAL(a->n_stages, b->n_stages);
+    CU_ASSERT_EQUAL(a->layer_first, b->layer_first);
+    CU_ASSERT_EQUAL(a->layer_end, b->layer_end);
+    CU_ASSERT_EQUAL(a->embed, b->embed);
+    CU_ASSERT_EQUAL(a->head, b->head);
+    CU_ASSERT_EQUAL(a->kv_type, b->kv_type);
+    CU_ASSERT_EQUAL(a->ctx, b->ctx);
+    CU_ASSERT_EQUAL(a->max_seqs, b->max_seqs);
+    CU_ASSERT_EQUAL(a->max_rows, b->max_rows);
+    CU_ASSERT_STRING_EQUAL(a->next_endpoint, b->next_endpoint);
+    CU_ASSERT_EQUAL(memcmp(a->next_key, b->next_key, PROTO_KEY_BYTES), 0);
+    CU_ASSERT_EQUAL(memcmp(a->previous_key, b->previous_key, PROTO_KEY_BYTES), 0);
+    CU_ASSERT_EQUAL_FATAL(a->n_files, b->n_files);
+    for (uint32_t i = 0; i < a->n_files; i++)
+        CU_ASSERT_STRING_EQUAL(a->files[i], b->files[i]);
+}
+
+static void check_batch(const struct proto_batch *a, const struct proto_batch *b)
+{
+    CU_ASSERT_EQUAL(a->epoch, b->epoch);
+    CU_ASSERT_EQUAL(a->batch, b->batch);
+    CU_ASSERT_EQUAL_FATAL(a->n_ranges, b->n_ranges);
+    for (uint32_t i = 0; i < a->n_ranges; i++) {
+        CU_ASSERT_EQUAL(a->ranges[i].seq, b->ranges[i].seq);
+        CU_ASSERT_EQUAL(a->ranges[i].pos, b->ranges[i].pos);
+        CU_ASSERT_EQUAL(a->ranges[i].n, b->ranges[i].n);
+        CU_ASSERT_EQUAL(a->ranges[i].want, b->ranges[i].want);
+        CU_ASSERT_EQUAL(a->ranges[i].candidates, b->ranges[i].candidates);
+    }
+    CU_ASSERT_EQUAL_FATAL(a->n_drops, b->n_drops);
+    CU_ASSERT_EQUAL(memcmp(a->drops, b->drops, a->n_drops * sizeof *a->drops), 0);
+    CU_ASSERT_EQUAL_FATAL(a->n_times, b->n_times);
+    CU_ASSERT_EQUAL(memcmp(a->times, b->times, a->n_times * sizeof *a->times), 0);
+}
+
+static void check_result(const struct proto_result *a, const struct proto_result *b)
+{
+    CU_ASSERT_EQUAL(a->epoch, b->epoch);
+    CU_ASSERT_EQUAL(a->batch, b->batch);
+    CU_ASSERT_EQUAL(a->n_vocab, b->n_vocab);
+    CU_ASSERT_EQUAL(a->last, b->last);
+    CU_ASSERT_EQUAL_FATAL(a->n_rows, b->n_rows);
+    for (uint32_t i = 0; i < a->n_rows; i++) {
+        CU_ASSERT_EQUAL(a->rows[i].range, b->rows[i].range);
+        CU_ASSERT_EQUAL(a->rows[i].pos, b->rows[i].pos);
+        CU_ASSERT_EQUAL(a->rows[i].count, b->rows[i].count);
+        CU_ASSERT_EQUAL(a->rows[i].lse, b->rows[i].lse);
+    }
+    CU_ASSERT_EQUAL_FATAL(a->n_times, b->n_times);
+    CU_ASSERT_EQUAL(memcmp(a->times, b->times, a->n_times * sizeof *a->times), 0);
+}
+
+#define SAME(field) CU_ASSERT_EQUAL(a->field, b->field)
+
+static void check_plain(const struct proto_msg *a, const struct proto_msg *b)
+{
+    switch (a->kind) {
+    case PROTO_MSG_WELCOME:
+        SAME(welcome.worker);
+        SAME(welcome.ping_ms);
+        SAME(welcome.deadline_ms);
+        break;
+    case PROTO_MSG_PING:
+        SAME(ping.sent_ns);
+        break;
+    case PROTO_MSG_PONG:
+        SAME(pong.ping_sent_ns);
+        SAME(pong.received_ns);
+        SAME(pong.sent_ns);
+        SAME(pong.steps);
+        SAME(pong.rss_bytes);
+        break;
+    case PROTO_MSG_PROGRESS:
+        SAME(progress.epoch);
+        SAME(progress.done_bytes);
+        SAME(progress.total_bytes);
+        SAME(progress.fetched_bytes);
+        break;
+    case PROTO_MSG_READY:
+        SAME(ready.epoch);
+        SAME(ready.weight_bytes);
+        SAME(ready.kv_limit_bytes);
+        SAME(ready.scratch_bytes);
+        break;
+    case PROTO_MSG_WANT:
+        SAME(want.epoch);
+        SAME(want.tensor);
+        break;
+    case PROTO_MSG_HASHES:
+        SAME(hashes.epoch);
+        SAME(hashes.tensor);
+        break;
+    case PROTO_MSG_FETCH:
+        SAME(fetch.epoch);
+        SAME(fetch.tensor);
+        SAME(fetch.piece);
+        SAME(fetch.offset);
+        SAME(fetch.bytes);
+        break;
+    case PROTO_MSG_CHUNK:
+        SAME(chunk.epoch);
+        SAME(chunk.tensor);
+        SAME(chunk.piece);
+        SAME(chunk.offset);
+        break;
+    case PROTO_MSG_LINK:
+    case PROTO_MSG_LINKED:
+        SAME(link.epoch);
+        break;
+    case PROTO_MSG_MEASURE:
+        SAME(measure.bytes);
+        break;
+    case PROTO_MSG_MEASURED:
+        SAME(measured.read_bytes_s);
+        break;
+    default:
+        break;
+    }
+}
+
+static void check_same(const struct proto_msg *a, const struct proto_msg *b)
+{
+    CU_ASSERT_EQUAL_FATAL(a->kind, b->kind);
+    switch (a->kind) {
+    case PROTO_MSG_HELLO:
+        check_hello(&a->hello, &b->hello);
+        break;
+    case PROTO_MSG_REFUSE:
+        SAME(refuse.status);
+        CU_ASSERT_STRING_EQUAL(a->refuse.text, b->refuse.text);
+        break;
+    case PROTO_MSG_LOAD:
+        check_load(&a->load, &b->load);
+        break;
+    case PROTO_MSG_FAILED:
+        SAME(failed.epoch);
+        SAME(failed.batch);
+        SAME(failed.status);
+        CU_ASSERT_STRING_EQUAL(a->failed.text, b->failed.text);
+        break;
+    case PROTO_MSG_BATCH:
+        check_batch(&a->batch, &b->batch);
+        break;
+    case PROTO_MSG_RESULT:
+        check_result(&a->result, &b->result);
+        break;
+    default:
+        check_plain(a, b);
+    }
+}
+
+static uint8_t *encode(const struct proto_msg *msg, size_t *len)
+{
+    uint8_t *bytes;
+    struct proto_error error;
+    enum proto_status status = proto_msg_encode(msg, &bytes, len, &error);
+    if (status != PROTO_OK)
+        printf("\n%s: %s\n", proto_kind_name(msg->kind), error.text);
+    CU_ASSERT_EQUAL_FATAL(status, PROTO_OK);
+    return bytes;
+}
+
+/* Decodes bytes that lie at the end of their memory, so that a sanitizer sees one read too many. */
+static enum proto_status decode_copy(const uint8_t *bytes, size_t len, struct proto_msg *msg)
+{
+    uint8_t *copy = malloc(len ? len : 1);
+    memcpy(copy, bytes, len);
+    struct proto_error error = {.status = PROTO_OK};
+    enum proto_status status = proto_msg_decode(copy, len, msg, &error);
+    free(copy);
+    if (status != PROTO_OK) {
+        CU_ASSERT_EQUAL(error.status, status);
+        CU_ASSERT_EQUAL(msg->kind, 0);
+    }
+    return status;
+}
+
+static void test_every_kind_round_trips(void)
+{
+    for (int kind = FIRST_KIND; kind <= LAST_KIND; kind++) {
+        struct proto_msg msg = sample((enum proto_kind)kind), back;
+        size_t len;
+        uint8_t *bytes = encode(&msg, &len);
+        CU_ASSERT_EQUAL_FATAL(decode_copy(bytes, len, &back), PROTO_OK);
+        check_same(&msg, &back);
+        proto_msg_finish(&back);
+        CU_ASSERT_EQUAL(back.kind, 0);
+        free(bytes);
+    }
+}
+
+static void test_null_strings_are_empty(void)
+{
+    struct proto_msg msg = sample(PROTO_MSG_HELLO), back;
+    msg.hello.name = msg.hello.endpoint = msg.hello.isa = NULL;
+    size_t len;
+    uint8_t *bytes = encode(&msg, &len);
+    CU_ASSERT_EQUAL_FATAL(decode_copy(bytes, len, &back), PROTO_OK);
+    CU_ASSERT_STRING_EQUAL(back.hello.name, "");
+    CU_ASSERT_STRING_EQUAL(back.hello.isa, "");
+    proto_msg_finish(&back);
+    free(bytes);
+}
+
+static void test_every_truncation_is_survived(void)
+{
+    for (int kind = FIRST_KIND; kind <= LAST_KIND; kind++) {
+        struct proto_msg msg = sample((enum proto_kind)kind), back;
+        size_t len;
+        uint8_t *bytes = encode(&msg, &len);
+        for (size_t cut = 0; cut < len; cut++) {
+            /* The body's length stands in front: nothing shorter parses. */
+            CU_ASSERT_EQUAL(decode_copy(bytes, cut, &back), PROTO_FORMAT);
+        }
+        free(bytes);
+    }
+}
+
+static void test_flipped_bytes_are_survived(void)
+{
+    uint32_t random = 1;
+    for (int kind = FIRST_KIND; kind <= LAST_KIND; kind++) {
+        struct proto_msg msg = sample((enum proto_kind)kind), back;
+        size_t len;
+        uint8_t *bytes = encode(&msg, &len);
+        for (int round = 0; round < 2000 && len > 0; round++) {
+            uint8_t *damaged = malloc(len);
+            memcpy(damaged, bytes, len);
+            for (int flips = 1 + round % 3; flips > 0; flips--) {
+                random = random * 1664525u + 1013904223u;
+                damaged[(random >> 8) % len] ^= (uint8_t)(1u << (random >> 29));
+            }
+            if (decode_copy(damaged, len, &back) == PROTO_OK) {
+                uint8_t *again;
+                size_t again_len;
+                CU_ASSERT_EQUAL(proto_msg_encode(&back, &again, &again_len, NULL), PROTO_OK);
+                free(again);
+                proto_msg_finish(&back);
+            }
+            free(damaged);
+        }
+        free(bytes);
+    }
+}
+
+static void test_frames_that_are_no_message(void)
+{
+    struct proto_msg msg;
+    uint8_t unknown[] = {0xfa, 0x07, 0x00}; /* member 127, empty */
+    CU_ASSERT_EQUAL(decode_copy((const uint8_t *)"", 0, &msg), PROTO_FORMAT);
+    CU_ASSERT_EQUAL(decode_copy(unknown, sizeof unknown, &msg), PROTO_FORMAT);
+    size_t len = PROTO_MAX_HEADER_BYTES + 1;
+    uint8_t *large = calloc(1, len);
+    CU_ASSERT_EQUAL(decode_copy(large, len, &msg), PROTO_FORMAT);
+    /* More than a million members of an unknown number: refused before they have taken much. */
+    for (size_t i = 0; i + 3 < len; i += 3)
+        memcpy(large + i, "\xf0\x01\x01", 3);
+    CU_ASSERT_EQUAL(decode_copy(large, len / 3 * 3, &msg), PROTO_FORMAT);
+    free(large);
+}
+
+/* Neither side lets it pass: encoding fails with PROTO_INVALID. */
+static void refuse(const struct proto_msg *msg)
+{
+    uint8_t *bytes;
+    size_t len;
+    struct proto_error error;
+    CU_ASSERT_EQUAL(proto_msg_encode(msg, &bytes, &len, &error), PROTO_INVALID);
+    CU_ASSERT_PTR_NULL(bytes);
+}
+
+#define REFUSE(kind, change)                                                                       \
+    do {                                                                                           \
+        struct proto_msg m = sample(kind);                                                         \
+        change;                                                                                    \
+        refuse(&m);                                                                                \
+    } while (0)
+
+static void test_limits(void)
+{
+    static char large[PROTO_MAX_STRING_BYTES + 2];
+    memset(large, 'x', sizeof large - 1);
+    REFUSE(PROTO_MSG_HELLO, m.hello.name = large);
+    REFUSE(PROTO_MSG_HELLO, m.hello.threads = 0);
+    REFUSE(PROTO_MSG_WELCOME, m.welcome.ping_ms = 0);
+    REFUSE(PROTO_MSG_REFUSE, m.refuse.status = PROTO_OK);
+    REFUSE(PROTO_MSG_FAILED, m.failed.status = (enum proto_status)99);
+    REFUSE(PROTO_MSG_LOAD, m.load.stage = m.load.n_stages);
+    REFUSE(PROTO_MSG_LOAD, m.load.n_stages = 0);
+    REFUSE(PROTO_MSG_LOAD, m.load.n_stages = PROTO_MAX_WORKERS + 1);
+    REFUSE(PROTO_MSG_LOAD, m.load.layer_first = m.load.layer_end + 1);
+    REFUSE(PROTO_MSG_LOAD, m.load.layer_end = PROTO_MAX_LAYERS + 1);
+    REFUSE(PROTO_MSG_LOAD, m.load.ctx = 0);
+    REFUSE(PROTO_MSG_LOAD, m.load.max_seqs = PROTO_MAX_SEQUENCES + 1);
+    REFUSE(PROTO_MSG_LOAD, m.load.max_rows = PROTO_MAX_BATCH_ROWS + 1);
+    REFUSE(PROTO_MSG_LOAD, m.load.n_files = 1u << 20);
+    REFUSE(PROTO_MSG_PROGRESS, m.progress.done_bytes = m.progress.total_bytes + 1);
+    REFUSE(PROTO_MSG_WANT, m.want.tensor = PROTO_MAX_TENSORS);
+    REFUSE(PROTO_MSG_HASHES, m.hashes.tensor = PROTO_MAX_TENSORS);
+    REFUSE(PROTO_MSG_FETCH, m.fetch.bytes = PROTO_CHUNK_BYTES + 1);
+    REFUSE(PROTO_MSG_FETCH, m.fetch.bytes = 0);
+    REFUSE(PROTO_MSG_FETCH, m.fetch.offset++);
+    REFUSE(PROTO_MSG_CHUNK, m.chunk.offset = PROTO_PIECE_BYTES);
+    REFUSE(PROTO_MSG_BATCH, m.batch.batch = 0);
+    REFUSE(PROTO_MSG_BATCH, m.batch.n_ranges = PROTO_MAX_BATCH_RANGES + 1);
+    REFUSE(PROTO_MSG_BATCH, m.batch.n_drops = PROTO_MAX_SEQUENCES + 1);
+    REFUSE(PROTO_MSG_BATCH, m.batch.n_times = PROTO_MAX_WORKERS + 1);
+    REFUSE(PROTO_MSG_RESULT, m.result.batch = 0);
+    REFUSE(PROTO_MSG_RESULT, m.result.n_rows = PROTO_MAX_BATCH_ROWS + 1);
+    REFUSE(PROTO_MSG_RESULT, m.result.n_vocab = 63); /* fewer than a row has candidates */
+    REFUSE(PROTO_MSG_MEASURE, m.measure.bytes = 0);
+    REFUSE(PROTO_MSG_MEASURED, m.measured.read_bytes_s = (double)NAN);
+    REFUSE(PROTO_MSG_MEASURED, m.measured.read_bytes_s = -1);
+    REFUSE((enum proto_kind)0, (void)0);
+    REFUSE((enum proto_kind)22, (void)0);
+}
+
+#define REFUSE_RANGE(change)                                                                       \
+    do {                                                                                           \
+        struct proto_range r = {1, 2, 3, PROTO_WANT_LAST, 4};                                      \
+        change;                                                                                    \
+        REFUSE(PROTO_MSG_BATCH, (m.batch.ranges = &r, m.batch.n_ranges = 1));                      \
+    } while (0)
+
+static void test_limits_of_ranges_and_rows(void)
+{
+    REFUSE_RANGE(r.seq = PROTO_MAX_SEQUENCES);
+    REFUSE_RANGE(r.n = 0);
+    REFUSE_RANGE(r.n = PROTO_MAX_BATCH_ROWS + 1);
+    REFUSE_RANGE(r.pos = PROTO_MAX_CONTEXT - 2);
+    REFUSE_RANGE(r.pos = UINT64_MAX);
+    REFUSE_RANGE(r.want = (enum proto_want_rows)3);
+    REFUSE_RANGE(r.candidates = PROTO_MAX_CANDIDATES + 1);
+    struct proto_range two[] = {{0, 0, PROTO_MAX_BATCH_ROWS, PROTO_WANT_NONE, 0},
+                                {1, 0, 1, PROTO_WANT_NONE, 0}};
+    REFUSE(PROTO_MSG_BATCH, (m.batch.ranges = two, m.batch.n_ranges = 2));
+    struct proto_result_row row = {0, 0, 1, INFINITY};
+    REFUSE(PROTO_MSG_RESULT, (m.result.rows = &row, m.result.n_rows = 1));
+    row = (struct proto_result_row){PROTO_MAX_BATCH_RANGES, 0, 1, 0};
+    REFUSE(PROTO_MSG_RESULT, (m.result.rows = &row, m.result.n_rows = 1));
+    row = (struct proto_result_row){0, PROTO_MAX_CONTEXT, 1, 0};
+    REFUSE(PROTO_MSG_RESULT, (m.result.rows = &row, m.result.n_rows = 1));
+    row = (struct proto_result_row){0, 0, PROTO_MAX_CANDIDATES + 1, 0};
+    REFUSE(PROTO_MSG_RESULT, (m.result.rows = &row, m.result.n_rows = 1));
+}
+
+/* What an honest encoder cannot make: frames by hand. Field numbers as in wire.proto. */
+static void test_hand_made_frames(void)
+{
+    struct proto_msg msg;
+    uint8_t short_proof[] = {0x0a, 5, 0x08, PROTO_WIRE_VERSION, 0x1a, 1, 0xff};
+    CU_ASSERT_EQUAL(decode_copy(short_proof, sizeof short_proof, &msg), PROTO_FORMAT);
+    /* A batch with two sequences and one position. */
+    uint8_t uneven[] = {0x82, 0x01, 9, 0x10, 1, 0x1a, 2, 0, 1, 0x22, 1, 0};
+    CU_ASSERT_EQUAL(decode_copy(uneven, sizeof uneven, &msg), PROTO_FORMAT);
+    /* A batch with times that are not whole stages. */
+    uint8_t torn[] = {0x82, 0x01, 12, 0x10, 1, 0x4a, 8, 1, 2, 3, 4, 5, 6, 7, 8};
+    CU_ASSERT_EQUAL(decode_copy(torn, sizeof torn, &msg), PROTO_FORMAT);
+    uint8_t unknown_status[] = {0x4a, 2, 0x18, 99};
+    CU_ASSERT_EQUAL(decode_copy(unknown_status, sizeof unknown_status, &msg), PROTO_FORMAT);
+    uint8_t nan_rate[] = {0xaa, 0x01, 9, 0x09, 0, 0, 0, 0, 0, 0, 0xf8, 0x7f};
+    CU_ASSERT_EQUAL(decode_copy(nan_rate, sizeof nan_rate, &msg), PROTO_FORMAT);
+}
+
+static void test_another_version_is_understood(void)
+{
+    struct proto_msg msg;
+    /* A hello of version 9 with nothing else in it, and its reason to refuse us. */
+    uint8_t hello[] = {0x0a, 2, 0x08, 9};
+    CU_ASSERT_EQUAL_FATAL(decode_copy(hello, sizeof hello, &msg), PROTO_OK);
+    CU_ASSERT_EQUAL(msg.hello.version, 9);
+    proto_msg_finish(&msg);
+    uint8_t reason[] = {0x1a, 6, 0x08, 99, 0x12, 2, 'n', 'o'};
+    CU_ASSERT_EQUAL_FATAL(decode_copy(reason, sizeof reason, &msg), PROTO_OK);
+    CU_ASSERT_EQUAL(msg.refuse.status, PROTO_REFUSED);
+    CU_ASSERT_STRING_EQUAL(msg.refuse.text, "no");
+    proto_msg_finish(&msg);
+}
+
+static void test_texts_are_fit_to_show(void)
+{
+    static const char *const cases[][2] = {
+        {"\x1b[31mred\n", "?[31mred?"},
+        {"a\x7f", "a?"},
+        {"gr\xc3\xbc\xc3\x9f", "gr\xc3\xbc\xc3\x9f"},
+        {"\xc3", "?"},
+        {"\xc0\xaf", "??"},
+        {"\xed\xa0\x80", "???"},
+        {"\xe2\x82\xac", "\xe2\x82\xac"},
+        {"\xf0\x9f\x90\xab", "\xf0\x9f\x90\xab"},
+        {"\xf5\x80\x80\x80", "????"},
+        {"\xc2\x85", "??"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct proto_msg msg = sample(PROTO_MSG_FAILED), back;
+        msg.failed.text = (char *)cases[i][0];
+        size_t len;
+        uint8_t *bytes = encode(&msg, &len);
+        CU_ASSERT_EQUAL_FATAL(decode_copy(bytes, len, &back), PROTO_OK);
+        CU_ASSERT_STRING_EQUAL(back.failed.text, cases[i][1]);
+        proto_msg_finish(&back);
+        free(bytes);
+    }
+}
+
+static void test_payload_of_a_result(void)
+{
+    struct proto_result result = {.batch = 1, .n_vocab = 1000, .rows = rows, .n_rows = 2};
+    struct proto_error error;
+    CU_ASSERT_EQUAL(proto_result_check(&result, 64 * 8 + 1000 * 4, &error), PROTO_OK);
+    CU_ASSERT_EQUAL(proto_result_check(&result, 64 * 8 + 1000 * 4 - 1, &error), PROTO_FORMAT);
+    CU_ASSERT_EQUAL(proto_result_check(&result, 0, &error), PROTO_FORMAT);
+    result.n_rows = 0;
+    CU_ASSERT_EQUAL(proto_result_check(&result, 0, &error), PROTO_OK);
+    CU_ASSERT_EQUAL(proto_batch_rows(&(struct proto_batch){.ranges = ranges, .n_ranges = 3}), 10);
+}
+
+static void test_kinds_have_names(void)
+{
+    CU_ASSERT_STRING_EQUAL(proto_kind_name(PROTO_MSG_HELLO), "hello");
+    CU_ASSERT_STRING_EQUAL(proto_kind_name(PROTO_MSG_MEASURED), "measured");
+    CU_ASSERT_STRING_EQUAL(proto_kind_name((enum proto_kind)0), "unknown");
+    CU_ASSERT_STRING_EQUAL(proto_kind_name((enum proto_kind)1000), "unknown");
+}
+
+int main(void)
+{
+    CU_initialize_registry();
+    CU_pSuite suite = CU_add_suite("wire", NULL, NULL);
+    CU_ADD_TEST(suite, test_every_kind_round_trips);
+    CU_ADD_TEST(suite, test_null_strings_are_empty);
+    CU_ADD_TEST(suite, test_every_truncation_is_survived);
+    CU_ADD_TEST(suite, test_flipped_bytes_are_survived);
+    CU_ADD_TEST(suite, test_frames_that_are_no_message);
+    CU_ADD_TEST(suite, test_limits);
+    CU_ADD_TEST(suite, test_limits_of_ranges_and_rows);
+    CU_ADD_TEST(suite, test_hand_made_frames);
+    CU_ADD_TEST(suite, test_another_version_is_understood);
+    CU_ADD_TEST(suite, test_texts_are_fit_to_show);
+    CU_ADD_TEST(suite, test_payload_of_a_result);
+    CU_ADD_TEST(suite, test_kinds_have_names);
+    CU_basic_run_tests();
+    int failures = (int)CU_get_number_of_failures();
+    CU_cleanup_registry();
+    return failures != 0;
+}

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/worker/exec_rig.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static char dir[] = "/tmp/caravan-rig-XXXXXX";
+static char path[sizeof dir + 16];
+
+static void require(enum proto_status status, const struct proto_error *error)
+{
+    if (status == PROTO_OK)
+        return;
+    fprintf(stderr, "%s\n", error->text);
+    exit(1);
+}
+
+static void remove_files(void)
+{
+    unlink(path);
+    rmdir(dir);
+}
+
+const char *rig_make(const char *preset, const char *type, uint64_t seed, bool sparse,
+                     char digest[65])
+{
+    struct proto_error error;
+    char ignored[65];
+    struct shard_mkmodel_options options = {
+        .preset = preset, .type = type, .seed = seed, .sparse = sparse};
+    if (!path[0]) {
+        if (!mkdtemp(dir)) {
+            perror(dir);
+            exit(1);
+        }
+        snprintf(path, sizeof path, "%s/model.gguf", dir);
+        atexit(remove_files);
+    }
+    require(shard_mkmodel(&options, path, digest ? digest : ignored, &error), &error);
+    return path;
+}
+
+void rig_open(struct rig *rig, const char *file)
+{
+    struct proto_error error;
+    memset(rig, 0, sizeof *rig);
+    require(shard_gguf_open(&rig->gguf, file, &error), &error);
+    require(shard_model_create(&rig->model, rig->gguf, &error), &error);
+}
+
+void rig_close(struct rig *rig)
+{
+    rig_stop(rig);
+    shard_model_destroy(rig->model);
+    shard_gguf_close(rig->gguf);
+}
+
+static void start_stage(struct rig *rig, struct rig_stage *stage, uint32_t first, uint32_t end)
+{
+    struct proto_error error;
+    const struct rig_options *o = &rig->options;
+    require(shard_program_create(&stage->program, rig->model, first, end, first == 0,
+                                 end == rig->model->n_layers, &error),
+            &error);
+    struct worker_load_options load = {.pool = rig->pool, .file = rig->gguf};
+    require(worker_load(&stage->weights, stage->program, &load, &error), &error);
+    struct shard_kv_options kv = {.type = o->kv, .max_seqs = o->max_seqs, .ctx = o->ctx};
+    require(shard_kv_create(&stage->kv, stage->program, &kv, &error), &error);
+    enum kern_isa isa = o->isa ? (enum kern_isa)(o->isa - 1) : kern_isa_best();
+    struct worker_exec_options exec = {
+        .table = kern_table_get(isa), .pool = rig->pool, .kv = stage->kv, .max_rows = o->max_rows};
+    require(worker_exec_create(&stage->exec, stage->program, &stage->weights, &exec, &error),
+            &error);
+}
+
+void rig_start(struct rig *rig, const struct rig_options *options)
+{
+    struct proto_error error;
+    rig->options = *options;
+    struct rig_options *o = &rig->options;
+    o->threads = o->threads ? o->threads : 1;
+    o->max_rows = o->max_rows ? o->max_rows : 512;
+    o->max_seqs = o->max_seqs ? o->max_seqs : 4;
+    if (!o->ends) {
+        o->ends = &rig->model->n_layers;
+        o->n_stages = 1;
+    }
+    require(kern_pool_create(&rig->pool, o->threads, &error), &error);
+    uint32_t first = 0;
+    for (uint32_t s = 0; s < o->n_stages; s++) {
+        start_stage(rig, &rig->stages[s], first, o->ends[s]);
+        first = o->ends[s];
+    }
+    size_t bytes = o->max_rows * worker_exec_stride(rig->stages[0].program) * sizeof(float);
+    rig->x = aligned_alloc(64, bytes);
+    require(rig->x ? PROTO_OK : proto_fail_nomem(&error, bytes, "rows"), &error);
+}
+
+void rig_stop(struct rig *rig)
+{
+    for (uint32_t s = 0; s < RIG_MAX_STAGES; s++) {
+        struct rig_stage *stage = &rig->stages[s];
+        worker_exec_destroy(stage->exec);
+        shard_kv_destroy(stage->kv);
+        worker_weights_finish(&stage->weights);
+        shard_program_destroy(stage->program);
+        memset(stage, 0, sizeof *stage);
+    }
+    kern_pool_destroy(rig->pool);
+    free(rig->x);
+    rig->pool = NULL;
+    rig->x = NULL;
+}
+
+struct sink {
+    float *to;
+    size_t n_vocab;
+};
+
+static enum proto_status take_logits(void *arg, const struct worker_result_row *rows,
+                                     uint32_t n_rows, float *logits, size_t ld,
+                                     struct proto_error *error)
+{
+    struct sink *sink = arg;
+    (void)rows;
+    (void)error;
+    for (uint32_t r = 0; r < n_rows; r++) {
+        memcpy(sink->to, logits + r * ld, sink->n_vocab * sizeof(float));
+        sink->to += sink->n_vocab;
+    }
+    return PROTO_OK;
+}
+
+enum proto_status rig_run(struct rig *rig, const struct proto_range *ranges, uint32_t n_ranges,
+                          const int32_t *ids, float *logits, struct proto_error *error)
+{
+    struct sink sink = {.to = logits, .n_vocab = rig->model->n_vocab};
+    struct worker_batch batch = {.ranges = ranges, .n_ranges = n_ranges, .ids = ids, .x = rig->x};
+    enum proto_status status = PROTO_OK;
+    for (uint32_t s = 0; s < rig->options.n_stages && status == PROTO_OK; s++)
+        status = worker_exec_run(rig->stages[s].exec, &batch, take_logits, &sink, error);
+    return status;
+}
+
+enum proto_status rig_feed(struct rig *rig, uint32_t seq, uint64_t pos, const int32_t *ids,
+                           uint32_t n, uint32_t batch, float *logits, struct proto_error *error)
+{
+    enum proto_status status = PROTO_OK;
+    for (uint32_t i = 0; i < n && status == PROTO_OK; i += batch) {
+        struct proto_range range = {
+            .seq = seq, .pos = pos + i, .n = n - i < batch ? n - i : batch, .want = PROTO_WANT_ALL};
+        status = rig_run(rig, &range, 1, ids + i, logits + (size_t)i * rig->model->n_vocab, error);
+    }
+    return status;
+}
+
+void rig_drop(struct rig *rig, uint32_t seq)
+{
+    for (uint32_t s = 0; s < rig->options.n_stages; s++)
+        shard_kv_drop(rig->stages[s].kv, seq);
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A model cut into slices that are executed one after another in this process, for tests. */
+#ifndef TESTS_WORKER_EXEC_RIG_H
+#define TESTS_WORKER_EXEC_RIG_H
+
+#include "shard/mkmodel.h"
+#include "worker/exec.h"
+#include "worker/load.h"
+
+#define RIG_MAX_STAGES 8
+
+struct rig_options {
+    const uint32_t *ends; /* layer after the last of each stage; NULL: one stage */
+    uint32_t n_stages;
+    unsigned threads;  /* default 1 */
+    uint32_t max_rows; /* default 512 */
+    uint32_t max_seqs; /* default 4 */
+    uint64_t ctx;      /* default: no limit */
+    enum kern_kv kv;
+    int isa; /* 1 + enum kern_isa; 0: the best */
+};
+
+struct rig_stage {
+    struct shard_program *program;
+    struct worker_weights weights;
+    struct shard_kv *kv;
+    struct worker_exec *exec;
+};
+
+struct rig {
+    struct shard_gguf *gguf;
+    struct shard_model *model;
+    struct kern_pool *pool;
+    struct rig_options options;
+    struct rig_stage stages[RIG_MAX_STAGES];
+    float *x;
+};
+
+/* Makes a preset in a temporary file that is gone when the program ends; its path is returned and
+ * valid until the next call. digest may be NULL. Exits the program on failure, as do open and
+ * start. */
+const char *rig_make(const char *preset, const char *type, uint64_t seed, bool sparse,
+                     char digest[65]);
+
+void rig_open(struct rig *rig, const char *path);
+void rig_close(struct rig *rig);
+
+/* Loads the slices; stop frees them, and the rig may be started again. */
+void rig_start(struct rig *rig, const struct rig_options *options);
+void rig_stop(struct rig *rig);
+
+/* Runs a batch through all stages; the wanted rows' logits go to `logits`, n_vocab floats a row. */
+enum proto_status rig_run(struct rig *rig, const struct proto_range *ranges, uint32_t n_ranges,
+                          const int32_t *ids, float *logits, struct proto_error *error);
+
+/* Runs ids of a sequence from pos on in batches of at most `batch` rows, all rows wanted. */
+enum proto_status rig_feed(struct rig *rig, uint32_t seq, uint64_t pos, const int32_t *ids,
+                           uint32_t n, uint32_t batch, float *logits, struct proto_error *error);
+
+/* Forgets a sequence in all stages. */
+void rig_drop(struct rig *rig, uint32_t seq);
+
+#endif

@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/compute.h"
+
+#include "kernels/bandwidth.h"
+#include "worker/answer.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct job {
+    struct job *next;
+    struct worker_slice *slice; /* NULL: a measurement */
+    struct proto_batch batch;
+    struct net_payload *payload;
+    uint64_t received_ns;
+    uint64_t measure_bytes;
+};
+
+struct worker_compute {
+    struct worker_compute_options options;
+    struct kern_pool *pool;
+    pthread_t thread;
+    bool started;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed; /* queue, busy or stopping */
+    struct job *first, **last;
+    bool busy, stopping;
+};
+
+static void job_destroy(struct job *job)
+{
+    struct proto_msg msg = {.kind = PROTO_MSG_BATCH, .batch = job->batch};
+    proto_msg_finish(&msg);
+    net_payload_destroy(job->payload);
+    free(job);
+}
+
+void worker_output_destroy(struct worker_output *output)
+{
+    if (!output)
+        return;
+    proto_msg_finish(&output->msg);
+    net_payload_destroy(output->payload);
+    free(output);
+}
+
+static void deliver(struct worker_compute *compute, struct worker_output *output)
+{
+    output->owner = compute->options.arg;
+    compute->options.deliver(compute->options.arg, output);
+}
+
+static void deliver_failure(struct worker_compute *compute, const struct job *job,
+                            const struct proto_error *error)
+{
+    struct worker_output *output = calloc(1, sizeof *output);
+    char *text = strdup(error->text);
+    if (!output || !text) {
+        /* The coordinator's deadline for the batch says the rest. */
+        free(output);
+        free(text);
+        return;
+    }
+    output->batch_done = true;
+    output->msg = (struct proto_msg){.kind = PROTO_MSG_FAILED,
+                                     .failed = {.epoch = job->batch.epoch,
+                                                .batch = job->batch.batch,
+                                                .status = error->status,
+                                                .text = text}};
+    deliver(compute, output);
+}
+
+static void free_rows(void *data, void *arg)
+{
+    (void)arg;
+    free(data);
+}
+
+/* Appends this stage's times to the batch's. */
+static enum proto_status add_times(struct proto_batch *batch, const struct job *job,
+                                   uint64_t started_ns, struct proto_error *error)
+{
+    size_t bytes = (batch->n_times + 1) * sizeof *batch->times;
+    struct proto_stage_time *times = realloc(batch->times, bytes);
+    if (!times)
+        return proto_fail_nomem(error, bytes, "stage times");
+    batch->times = times;
+    batch->times[batch->n_times++] =
+        (struct proto_stage_time){.received_ns = job->received_ns,
+                                  .started_ns = started_ns,
+                                  .finished_ns = net_now_ns(),
+                                  .bytes = job->payload ? net_payload_len(job->payload) : 0};
+    return PROTO_OK;
+}
+
+/* Sends the residual rows on; takes x. */
+static enum proto_status pass_on(struct worker_compute *compute, struct job *job, float *x,
+                                 size_t x_bytes, struct proto_error *error)
+{
+    struct worker_output *output = calloc(1, sizeof *output);
+    if (output)
+        output->payload = net_payload_wrap(x, x_bytes, free_rows, NULL);
+    if (!output || !output->payload) {
+        free(output);
+        free(x);
+        return proto_fail_nomem(error, sizeof *output, "a batch's message");
+    }
+    output->to_next = true;
+    output->batch_done = true;
+    output->msg.kind = PROTO_MSG_BATCH;
+    output->msg.batch = job->batch;
+    memset(&job->batch, 0, sizeof job->batch);
+    deliver(compute, output);
+    return PROTO_OK;
+}
+
+static float *input_rows(const struct job *job, size_t rows, size_t stride)
+{
+    size_t bytes = rows * stride * sizeof(float);
+    float *x = aligned_alloc(64, (bytes + 64) & ~(size_t)63);
+    if (x && !job->slice->load.embed && bytes)
+        memcpy(x, net_payload_data(job->payload), bytes);
+    return x;
+}
+
+static enum proto_status copy_ids(int32_t **out, const struct job *job, size_t rows,
+                                  struct proto_error *error)
+{
+    if (!job->slice->load.embed)
+        return PROTO_OK;
+    *out = malloc(rows * 4 + 4);
+    if (!*out)
+        return proto_fail_nomem(error, rows * 4, "token ids");
+    if (rows)
+        memcpy(*out, net_payload_data(job->payload), rows * 4);
+    return PROTO_OK;
+}
+
+static void drop_sequences(const struct job *job)
+{
+    for (uint32_t i = 0; i < job->batch.n_drops; i++)
+        if (job->batch.drops[i] < job->slice->load.max_seqs)
+            shard_kv_drop(job->slice->kv, job->batch.drops[i]);
+}
+
+static enum proto_status run_program(const struct job *job, float *x, struct worker_answer *answer,
+                                     struct proto_error *error)
+{
+    size_t rows = proto_batch_rows(&job->batch);
+    int32_t *ids = NULL;
+    enum proto_status status = copy_ids(&ids, job, rows, error);
+    if (status == PROTO_OK && rows) {
+        struct worker_batch batch = {
+            .ranges = job->batch.ranges, .n_ranges = job->batch.n_ranges, .ids = ids, .x = x};
+        status = worker_exec_run(job->slice->exec, &batch, worker_answer_rows, answer, error);
+    }
+    free(ids);
+    return status;
+}
+
+static void deliver_answer(void *arg, struct worker_output *output)
+{
+    deliver(arg, output);
+}
+
+static enum proto_status run_batch(struct worker_compute *compute, struct job *job,
+                                   struct proto_error *error)
+{
+    uint64_t started_ns = net_now_ns();
+    size_t stride = worker_exec_stride(job->slice->program);
+    size_t rows = proto_batch_rows(&job->batch);
+    drop_sequences(job);
+    float *x = input_rows(job, rows, stride);
+    if (!x)
+        return proto_fail_nomem(error, rows * stride * sizeof(float), "a batch's rows");
+    struct worker_answer answer;
+    worker_answer_init(&answer, &job->batch, compute->options.table, job->slice->model->n_vocab,
+                       deliver_answer, compute);
+    enum proto_status status = run_program(job, x, &answer, error);
+    if (status == PROTO_OK)
+        status = add_times(&job->batch, job, started_ns, error);
+    if (status == PROTO_OK && !job->slice->load.head)
+        return pass_on(compute, job, x, rows * stride * sizeof(float), error);
+    if (status == PROTO_OK)
+        status = worker_answer_finish(&answer, error);
+    worker_answer_discard(&answer);
+    free(x);
+    return status;
+}
+
+static void run_measure(struct worker_compute *compute, const struct job *job)
+{
+    struct worker_output *output = calloc(1, sizeof *output);
+    if (!output)
+        return;
+    output->msg.kind = PROTO_MSG_MEASURED;
+    struct proto_error error = {0};
+    if (kern_read_bandwidth(compute->pool, job->measure_bytes, 5,
+                            &output->msg.measured.read_bytes_s, &error) != PROTO_OK)
+        output->msg.measured.read_bytes_s = 0;
+    deliver(compute, output);
+}
+
+static struct job *next_job(struct worker_compute *compute)
+{
+    pthread_mutex_lock(&compute->mutex);
+    compute->busy = false;
+    pthread_cond_broadcast(&compute->changed);
+    while (!compute->first && !compute->stopping)
+        pthread_cond_wait(&compute->changed, &compute->mutex);
+    struct job *job = compute->stopping ? NULL : compute->first;
+    if (job) {
+        compute->first = job->next;
+        if (!compute->first)
+            compute->last = &compute->first;
+        compute->busy = true;
+    }
+    pthread_mutex_unlock(&compute->mutex);
+    return job;
+}
+
+static void *compute_main(void *arg)
+{
+    struct worker_compute *compute = arg;
+    struct job *job;
+    while ((job = next_job(compute))) {
+        struct proto_error error = {0};
+        if (!job->slice)
+            run_measure(compute, job);
+        else if (run_batch(compute, job, &error) != PROTO_OK)
+            deliver_failure(compute, job, &error);
+        job_destroy(job);
+    }
+    return NULL;
+}
+
+enum proto_status worker_compute_create(struct worker_compute **out,
+                                        const struct worker_compute_options *options,
+                                        struct proto_error *error)
+{
+    struct worker_compute *compute = calloc(1, sizeof *compute);
+    if (!compute)
+        return proto_fail_nomem(error, sizeof *compute, "the computing thread");
+    compute->options = *options;
+    compute->last = &compute->first;
+    pthread_mutex_init(&compute->mutex, NULL);
+    pthread_cond_init(&compute->changed, NULL);
+    enum proto_status status = kern_pool_create(&compute->pool, options->threads, error);
+    if (status == PROTO_OK) {
+        int rc = pthread_create(&compute->thread, NULL, compute_main, compute);
+        compute->started = rc == 0;
+        if (rc)
+            status = proto_fail_errno(error, rc, "start", "the computing thread");
+    }
+    if (status != PROTO_OK) {
+        worker_compute_destroy(compute);
+        return status;
+    }
+    *out = compute;
+    return PROTO_OK;
+}
+
+static void drop_queue(struct worker_compute *compute)
+{
+    while (compute->first) {
+        struct job *job = compute->first;
+        compute->first = job->next;
+        job_destroy(job);
+    }
+    compute->last = &compute->first;
+}
+
+void worker_compute_destroy(struct worker_compute *compute)
+{
+    if (!compute)
+        return;
+    pthread_mutex_lock(&compute->mutex);
+    compute->stopping = true;
+    pthread_cond_broadcast(&compute->changed);
+    pthread_mutex_unlock(&compute->mutex);
+    if (compute->started)
+        pthread_join(compute->thread, NULL);
+    drop_queue(compute);
+    kern_pool_destroy(compute->pool);
+    pthread_cond_destroy(&compute->changed);
+    pthread_mutex_destroy(&compute->mutex);
+    free(compute);
+}
+
+struct kern_pool *worker_compute_pool(struct worker_compute *compute)
+{
+    return compute->pool;
+}
+
+static void enqueue(struct worker_compute *compute, struct job *job)
+{
+    pthread_mutex_lock(&compute->mutex);
+    *compute->last = job;
+    compute->last = &job->next;
+    pthread_cond_broadcast(&compute->changed);
+    pthread_mutex_unlock(&compute->mutex);
+}
+
+enum proto_status worker_compute_batch(struct worker_compute *compute, struct worker_slice *slice,
+                                       struct proto_batch *batch, struct net_payload **payload,
+                                       uint64_t received_ns, struct proto_error *error)
+{
+    struct job *job = calloc(1, sizeof *job);
+    if (!job) {
+        struct proto_msg msg = {.kind = PROTO_MSG_BATCH, .batch = *batch};
+        proto_msg_finish(&msg);
+        net_payload_destroy(*payload);
+    } else {
+        job->slice = slice;
+        job->batch = *batch;
+        job->payload = *payload;
+        job->received_ns = received_ns;
+        enqueue(compute, job);
+    }
+    memset(batch, 0, sizeof *batch);
+    *payload = NULL;
+    return job ? PROTO_OK : proto_fail_nomem(error, sizeof *job, "a batch");
+}
+
+enum proto_status worker_compute_measure(struct worker_compute *compute, uint64_t bytes,
+                                         struct proto_error *error)
+{
+    struct job *job = calloc(1, sizeof *job);
+    if (!job)
+        return proto_fail_nomem(error, sizeof *job, "a measurement");
+    job->measure_bytes = bytes;
+    enqueue(compute, job);
+    return PROTO_OK;
+}
+
+void worker_compute_drain(struct worker_compute *compute)
+{
+    pthread_mutex_lock(&compute->mutex);
+    drop_queue(compute);
+    while (compute->busy)
+        pthread_cond_wait(&compute->changed, &compute->mutex);
+    pthread_mutex_unlock(&compute->mutex);
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The computing thread of a worker: takes batches in the order they came, runs the slice's
+ * program, and hands what comes out (residual rows for the next stage, or candidates) back. The
+ * loop's thread submits; `deliver` is called on the computing thread.
+ */
+#ifndef WORKER_COMPUTE_H
+#define WORKER_COMPUTE_H
+
+#include "net/link.h"
+#include "worker/slice.h"
+
+/* A message that a batch produced; the receiver frees it with worker_output_destroy. */
+struct worker_output {
+    void *owner;     /* what deliver was given as arg */
+    bool to_next;    /* else to the coordinator */
+    bool batch_done; /* the last message of its batch */
+    struct proto_msg msg;
+    struct net_payload *payload;
+};
+void worker_output_destroy(struct worker_output *output);
+
+struct worker_compute_options {
+    const struct kern_table *table;
+    unsigned threads;
+    /* Takes the output. Never blocks. */
+    void (*deliver)(void *arg, struct worker_output *output);
+    void *arg;
+};
+
+struct worker_compute;
+
+enum proto_status worker_compute_create(struct worker_compute **out,
+                                        const struct worker_compute_options *options,
+                                        struct proto_error *error);
+/* Drops what is queued, waits for the batch in work. NULL is allowed. */
+void worker_compute_destroy(struct worker_compute *compute);
+
+/* The pool that executors of this thread use. */
+struct kern_pool *worker_compute_pool(struct worker_compute *compute);
+
+/* Queues a batch for a slice. Takes the batch's memory (zeroing *batch) and *payload, also on
+ * failure. The payload has been checked to have the right size. The slice stays valid until
+ * worker_compute_drain. */
+enum proto_status worker_compute_batch(struct worker_compute *compute, struct worker_slice *slice,
+                                       struct proto_batch *batch, struct net_payload **payload,
+                                       uint64_t received_ns, struct proto_error *error);
+
+/* Queues a measurement of the read bandwidth; its answer is delivered like a batch's. */
+enum proto_status worker_compute_measure(struct worker_compute *compute, uint64_t bytes,
+                                         struct proto_error *error);
+
+/* Drops queued batches and waits until none is in work, so that a slice may be destroyed. */
+void worker_compute_drain(struct worker_compute *compute);
+
+#endif

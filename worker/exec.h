@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Executes a program on the CPU: walks the array of operations with the thread pool. One thread
+ * calls; the pool's threads work below it.
+ */
+#ifndef WORKER_EXEC_H
+#define WORKER_EXEC_H
+
+#include <stdatomic.h>
+
+#include "kernels/pool.h"
+#include "kernels/table.h"
+#include "proto/wire.h"
+#include "shard/kv.h"
+#include "shard/program.h"
+
+/* Loaded weights, by number in program->weights: floats of a VECTOR, panels of PANELS. */
+struct worker_weights {
+    void **data;
+    size_t n;
+};
+
+struct worker_exec;
+
+struct worker_exec_options {
+    const struct kern_table *table; /* borrowed, as are all of these */
+    struct kern_pool *pool;
+    struct shard_kv *kv;
+    uint32_t max_rows; /* of a batch */
+};
+
+enum proto_status worker_exec_create(struct worker_exec **out, const struct shard_program *program,
+                                     const struct worker_weights *weights,
+                                     const struct worker_exec_options *options,
+                                     struct proto_error *error);
+void worker_exec_destroy(struct worker_exec *exec);
+
+/* Scratch that create takes, in bytes, for planning. */
+uint64_t worker_exec_scratch_bytes(const struct shard_program *program, uint32_t max_rows,
+                                   unsigned threads, uint64_t ctx);
+
+/* Floats of a residual row in memory and on the wire: n_embd rounded up to 16. */
+size_t worker_exec_stride(const struct shard_program *program);
+
+struct worker_batch {
+    const struct proto_range *ranges;
+    uint32_t n_ranges;
+    const int32_t *ids; /* rows ids, for a slice with the embedding; checked against n_vocab */
+    float *x;           /* rows x stride, 64-byte aligned: in (without embedding), and out */
+};
+
+/* Logits of wanted rows, a few rows at a time, in the order of the batch. row_index counts wanted
+ * rows; range and pos are the row's. Rows are `ld` floats apart and may be changed. */
+struct worker_result_row {
+    uint32_t range;
+    uint64_t pos;
+};
+typedef enum proto_status worker_logits_fn(void *arg, const struct worker_result_row *rows,
+                                           uint32_t n_rows, float *logits, size_t ld,
+                                           struct proto_error *error);
+
+/* Runs the program on a batch: reserves KV, computes, trims. Sequences, positions and ids are
+ * checked (they come from a peer). on_logits is called for slices with a head where rows are
+ * wanted. On failure the batch's sequences are left in an unspecified state. */
+enum proto_status worker_exec_run(struct worker_exec *exec, const struct worker_batch *batch,
+                                  worker_logits_fn *on_logits, void *arg,
+                                  struct proto_error *error);
+
+/* Operations executed so far, for liveness; any thread. */
+uint64_t worker_exec_steps(const struct worker_exec *exec);
+
+#endif

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Attention: a task is one row and one KV head. */
+#include "worker/exec_state.h"
+
+#include <stdlib.h>
+
+/* Below this many products of a key or value element the calling thread does it alone. */
+#define INLINE_PRODUCTS 32768u
+
+struct attention_job {
+    struct worker_exec *e;
+    const struct shard_op *op;
+};
+
+static uint64_t first_seen(const struct shard_op *op, uint64_t pos)
+{
+    return shard_mask_first(op->mask, op->window, pos);
+}
+
+static size_t scores_of(const struct shard_op *op, uint64_t span)
+{
+    return op->n_heads / op->n_head_kv * ((span + 15) / 16 * 16);
+}
+
+/* Base addresses of one head's rows in the pages that hold positions first..pos. */
+static size_t gather_pages(const struct worker_exec *e, const struct shard_op *op,
+                           const struct worker__row *row, uint64_t first, size_t head,
+                           struct worker__scratch *scratch)
+{
+    struct shard_kv_view view = shard_kv_view(e->kv, row->seq, op->layer);
+    size_t k_offset = shard_kv_k_offset(e->kv, op->layer, (uint32_t)head);
+    size_t v_offset = shard_kv_v_offset(e->kv, op->layer, (uint32_t)head);
+    size_t base = first / SHARD_KV_PAGE_ROWS;
+    size_t n = row->pos / SHARD_KV_PAGE_ROWS - base + 1;
+    for (size_t i = 0; i < n; i++) {
+        const char *page = view.pages[base + i];
+        scratch->pages[i] = page + k_offset;
+        scratch->pages[n + i] = page + v_offset;
+    }
+    return n;
+}
+
+static void attend(struct worker_exec *e, const struct shard_op *op, size_t r, size_t head,
+                   struct worker__scratch *scratch)
+{
+    const struct shard_model *m = e->program->model;
+    const struct worker__row *row = &e->rows[r];
+    size_t n_q = op->n_heads / op->n_head_kv;
+    uint64_t first = first_seen(op, row->pos);
+    size_t n_pages = gather_pages(e, op, row, first, head, scratch);
+    uint64_t base = first / SHARD_KV_PAGE_ROWS * SHARD_KV_PAGE_ROWS;
+    struct kern_attention a = {
+        .out = (float *)worker__at(e, op->dst, r) + head * n_q * m->head_dim_v,
+        .q = (const float *)worker__at(e, op->a, r) + head * n_q * m->head_dim_k,
+        .k_pages = scratch->pages,
+        .v_pages = scratch->pages + n_pages,
+        .scores = scratch->scores,
+        .n_q = n_q,
+        .dim_k = m->head_dim_k,
+        .dim_v = m->head_dim_v,
+        .page_rows = SHARD_KV_PAGE_ROWS,
+        .first = first - base,
+        .last = row->pos - base,
+        .scale = op->scale,
+        .kv = shard_kv_type(e->kv),
+    };
+    e->table->attention(&a);
+}
+
+static void attention_tasks(void *arg, size_t first, size_t last, unsigned thread)
+{
+    const struct attention_job *job = arg;
+    size_t n_head_kv = job->op->n_head_kv;
+    for (size_t task = first; task < last; task++)
+        attend(job->e, job->op, task / n_head_kv, task % n_head_kv, &job->e->scratch[thread]);
+}
+
+static enum proto_status grow(struct worker__scratch *s, size_t n_scores, size_t n_pages,
+                              struct proto_error *error)
+{
+    if (n_scores > s->n_scores) {
+        size_t n = n_scores + n_scores / 2, bytes = (n * sizeof(float) + 63) / 64 * 64;
+        float *scores = aligned_alloc(64, bytes);
+        if (!scores)
+            return proto_fail_nomem(error, bytes, "attention scores");
+        free(s->scores);
+        s->scores = scores;
+        s->n_scores = n;
+    }
+    if (n_pages > s->n_pages) {
+        size_t n = n_pages + n_pages / 2;
+        const void **pages = malloc(2 * n * sizeof *pages);
+        if (!pages)
+            return proto_fail_nomem(error, 2 * n * sizeof *pages, "attention's page list");
+        free(s->pages);
+        s->pages = pages;
+        s->n_pages = n;
+    }
+    return PROTO_OK;
+}
+
+enum proto_status worker__attention_run(struct worker_exec *e, const struct shard_op *op,
+                                        size_t n_rows, struct proto_error *error)
+{
+    const struct shard_model *m = e->program->model;
+    uint64_t longest = 0, sum = 0;
+    for (size_t r = 0; r < n_rows; r++) {
+        uint64_t span = e->rows[r].pos - first_seen(op, e->rows[r].pos) + 1;
+        longest = span > longest ? span : longest;
+        sum += span;
+    }
+    size_t n_pages = longest / SHARD_KV_PAGE_ROWS + 2;
+    for (unsigned t = 0; t < e->n_threads; t++) {
+        enum proto_status status = grow(&e->scratch[t], scores_of(op, longest), n_pages, error);
+        if (status != PROTO_OK)
+            return status;
+    }
+    struct attention_job job = {.e = e, .op = op};
+    size_t n_tasks = n_rows * op->n_head_kv;
+    if (sum * op->n_heads * (m->head_dim_k + m->head_dim_v) < INLINE_PRODUCTS)
+        attention_tasks(&job, 0, n_tasks, 0);
+    else
+        kern_pool_run(e->pool, n_tasks, n_rows == 1 ? 1 : 0, attention_tasks, &job);
+    return PROTO_OK;
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Matrix products: how they are cut into chunks of panels. */
+#include "worker/exec_state.h"
+
+/* Weight bytes that a chunk of a product of one row streams, and that a chunk of a product of many
+ * rows keeps in the cache; also the operand bytes of the rows that pass over it at a time. */
+#define STREAM_BYTES 65536u
+#define CACHED_BYTES 262144u
+
+static size_t n_panels(const struct shard_weight *w)
+{
+    return (w->n_out + KERN_PANEL - 1) / KERN_PANEL;
+}
+
+size_t worker__record_bytes(const struct worker_exec *e, int16_t buffer, size_t k)
+{
+    const struct shard_buffer *b = &e->program->buffers[buffer];
+    return b->kind == SHARD_BUFFER_ACT ? kern_act_bytes(b->act, k) : e->strides[buffer];
+}
+
+size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_weight *w,
+                              size_t n_rows)
+{
+    size_t panel = kern_panel_bytes(w->type, w->k), threads = e->n_threads;
+    size_t most = (n_rows == 1 ? STREAM_BYTES : CACHED_BYTES) / panel;
+    if (n_rows > 1) {
+        /* Enough chunks that no thread waits long for the last. */
+        size_t fair = n_panels(w) / (8 * threads);
+        most = fair < most ? fair : most;
+    }
+    return most ? most : 1;
+}
+
+void worker__multiply(const struct worker_exec *e, int32_t w, size_t mat, size_t first, size_t end,
+                      float *y, size_t ldy, const char *x, size_t x_bytes, size_t n_rows)
+{
+    const struct shard_weight *weight = &e->program->weights[w];
+    const char *panels = (const char *)e->weights->data[w] +
+                         mat * kern_packed_bytes(weight->type, weight->n_out, weight->k) +
+                         first * kern_panel_bytes(weight->type, weight->k);
+    size_t block = CACHED_BYTES / x_bytes / 4 * 4;
+    block = block < 4 ? 4 : block;
+    for (size_t r = 0; r < n_rows; r += block) {
+        size_t n = n_rows - r < block ? n_rows - r : block;
+        e->table->matmul[weight->type->type](y + r * ldy + first * KERN_PANEL, ldy, panels,
+                                             end - first, x + r * x_bytes, x_bytes, n, weight->k);
+    }
+}
+
+/* Matrix products side by side: an item is a chunk of panels of one of them. */
+struct matmul_job {
+    struct worker_exec *e;
+    const struct worker__step *step;
+    size_t n_rows;
+};
+
+static size_t matmul_chunks(const struct matmul_job *job, const struct shard_op *op, size_t *panels)
+{
+    const struct shard_weight *w = &job->e->program->weights[op->w];
+    *panels = worker__panels_a_chunk(job->e, w, job->n_rows);
+    return (n_panels(w) + *panels - 1) / *panels;
+}
+
+static void matmul_item(const struct matmul_job *job, size_t item)
+{
+    const struct worker_exec *e = job->e;
+    const struct shard_op *op = &e->program->ops[job->step->first];
+    size_t panels, n;
+    while (item >= (n = matmul_chunks(job, op, &panels))) {
+        item -= n;
+        op++;
+    }
+    const struct shard_weight *w = &e->program->weights[op->w];
+    size_t first = item * panels, end = first + panels;
+    end = end < n_panels(w) ? end : n_panels(w);
+    worker__multiply(e, op->w, 0, first, end, worker__at(e, op->dst, 0), worker__ld(e, op->dst),
+                     e->buffers[op->a], worker__record_bytes(e, op->a, w->k), job->n_rows);
+}
+
+static void matmul_items(void *arg, size_t first, size_t last, unsigned thread)
+{
+    (void)thread;
+    for (size_t item = first; item < last; item++)
+        matmul_item(arg, item);
+}
+
+void worker__matmuls_run(struct worker_exec *e, const struct worker__step *step, size_t n_rows)
+{
+    struct matmul_job job = {.e = e, .step = step, .n_rows = n_rows};
+    size_t items = 0, panels;
+    uint64_t bytes = 0;
+    for (size_t i = step->first; i < step->end; i++) {
+        const struct shard_op *op = &e->program->ops[i];
+        items += matmul_chunks(&job, op, &panels);
+        bytes += shard_weight_bytes(&e->program->weights[op->w]);
+    }
+    if (bytes * n_rows < STREAM_BYTES)
+        matmul_items(&job, 0, items, 0);
+    else
+        kern_pool_run(e->pool, items, 1, matmul_items, &job);
+}

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the executor share; private to worker/exec*.c.
+ *
+ * Consecutive operations that can run side by side are one step with one loop over the pool: a run
+ * of operations that work row by row, or of matrix products that do not read one another. A step
+ * of little work runs on the calling thread, for waking the pool costs microseconds.
+ */
+#ifndef WORKER_EXEC_STATE_H
+#define WORKER_EXEC_STATE_H
+
+#include "worker/exec.h"
+
+enum worker__step_kind {
+    WORKER__STEP_ROWS,
+    WORKER__STEP_MATMULS,
+    WORKER__STEP_ATTENTION,
+    WORKER__STEP_EXPERTS
+};
+
+struct worker__step {
+    enum worker__step_kind kind;
+    size_t first, end; /* operations */
+    uint64_t cost;     /* ROWS: values touched a row, weighted */
+};
+
+struct worker__row {
+    uint64_t pos;
+    uint32_t seq;
+    uint32_t range;
+};
+
+/* Scratch of one thread in attention. */
+struct worker__scratch {
+    float *scores;
+    size_t n_scores;
+    const void **pages; /* K pages, then V pages */
+    size_t n_pages;
+};
+
+/* Where the entries of an EXPERTS operation are: (row, choice) pairs sorted by expert. */
+struct worker__entries {
+    uint32_t *pair;   /* of each entry: row * n_used + choice */
+    uint32_t *entry;  /* of each pair */
+    uint32_t *start;  /* first entry of each expert, n_experts + 1 */
+    uint32_t *active; /* experts with entries, ascending */
+    uint32_t n_active;
+};
+
+struct worker_exec {
+    const struct shard_program *program;
+    const struct worker_weights *weights;
+    const struct kern_table *table;
+    struct kern_pool *pool;
+    unsigned n_threads;
+    struct shard_kv *kv;
+    uint32_t max_rows;
+    struct worker__step *steps;
+    size_t n_steps, tail_step; /* steps from tail_step on are the tail's */
+    char *memory;
+    char **buffers; /* by number; 0 is the batch's x */
+    size_t *strides;
+    char *experts; /* scratch of EXPERTS operations */
+    struct worker__entries entries;
+    double *rope_freqs;              /* with the divisors */
+    struct worker__scratch *scratch; /* by thread */
+    struct worker__row *rows;        /* of the batch */
+    uint32_t *wanted;                /* rows whose results are wanted, ascending */
+    uint8_t *seq_seen;
+    const int32_t *ids;
+    const uint32_t *tail_rows; /* rows of the batch that the tail works on now */
+    atomic_uint_fast64_t n_executed;
+};
+
+static inline void *worker__at(const struct worker_exec *e, int16_t buffer, size_t row)
+{
+    return e->buffers[buffer] + row * e->strides[buffer];
+}
+
+/* Floats from a row of a float buffer to the next. */
+static inline size_t worker__ld(const struct worker_exec *e, int16_t buffer)
+{
+    return e->strides[buffer] / sizeof(float);
+}
+
+/* Bytes from one operand record of buffer to the next: float rows serve as records as they are,
+ * quantised ones lie packed by their own width, which may be less than the buffer's. */
+size_t worker__record_bytes(const struct worker_exec *e, int16_t buffer, size_t k);
+
+/* Runs a row-wise operation on rows [first, end). */
+void worker__rows_run(struct worker_exec *e, const struct shard_op *op, size_t first, size_t end);
+bool worker__is_row_op(enum shard_op_kind kind);
+uint64_t worker__row_cost(const struct shard_program *program, const struct shard_op *op);
+
+/* Panels of a matrix that a chunk of work takes for n_rows rows. */
+size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_weight *w,
+                              size_t n_rows);
+
+/* y[r] = W x[r] for panels [first, end) of matrix `mat` of weight w. */
+void worker__multiply(const struct worker_exec *e, int32_t w, size_t mat, size_t first, size_t end,
+                      float *y, size_t ldy, const char *x, size_t x_bytes, size_t n_rows);
+
+void worker__matmuls_run(struct worker_exec *e, const struct worker__step *step, size_t n_rows);
+
+enum proto_status worker__attention_run(struct worker_exec *e, const struct shard_op *op,
+                                        size_t n_rows, struct proto_error *error);
+
+void worker__experts_run(struct worker_exec *e, const struct shard_op *op, size_t n_rows);
+
+/* Takes what EXPERTS operations need besides scratch; PROTO_NOMEM. */
+enum proto_status worker__entries_init(struct worker__entries *entries,
+                                       const struct shard_program *program, uint32_t max_rows,
+                                       struct proto_error *error);
+void worker__entries_finish(struct worker__entries *entries);
+
+#endif

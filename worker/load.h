@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Loads the weights of a program: takes each tensor's pieces from a source, verifies them where
+ * the source can be wrong, and packs them for the kernels. Runs on a thread of its own; the
+ * source's functions may block.
+ */
+#ifndef WORKER_LOAD_H
+#define WORKER_LOAD_H
+
+#include <stdatomic.h>
+
+#include "shard/store.h"
+#include "worker/exec.h"
+
+/* Brings pieces from elsewhere. Calls come from the loading thread only. */
+struct worker_fetch {
+    /* Hashes of all pieces of a tensor (number in the model card); blocks. */
+    enum proto_status (*hashes)(void *arg, uint32_t tensor, uint8_t *hashes, uint64_t n_pieces,
+                                struct proto_error *error);
+    /* Asks for bytes of a piece; does not block. Several may be asked for ahead. */
+    enum proto_status (*request)(void *arg, uint32_t tensor, uint64_t piece, uint64_t offset,
+                                 uint32_t bytes, struct proto_error *error);
+    /* The answer to the oldest request not yet received; blocks, with a deadline. The data is
+     * valid until the next call. */
+    enum proto_status (*receive)(void *arg, const void **data, size_t *len,
+                                 struct proto_error *error);
+    void *arg;
+};
+
+struct worker_load_options {
+    struct kern_pool *pool;           /* packs in parallel */
+    const struct shard_gguf *file;    /* a local copy of the model, the card's tensors in the same
+                                         order with data; or NULL */
+    struct shard_store *store;        /* used where file is NULL */
+    const struct worker_fetch *fetch; /* used where the store lacks a piece */
+    /* Called after each piece: bytes of the file's tensors done, of all, and fetched so far. */
+    void (*progress)(void *arg, uint64_t done, uint64_t total, uint64_t fetched);
+    void *progress_arg;
+    const atomic_bool *cancel; /* set by another thread: PROTO_CANCELLED soon after */
+};
+
+/* Takes memory for all weights of the program (shard_program_weight_bytes) and fills it: 64-byte
+ * aligned, a VECTOR's padding zero. On failure *out is empty. PROTO_NOSPACE: the store's disk is
+ * full; PROTO_CORRUPT: a piece came wrong three times; what was fetched stays in the store, and
+ * another call goes on from there. */
+enum proto_status worker_load(struct worker_weights *out, const struct shard_program *program,
+                              const struct worker_load_options *options, struct proto_error *error);
+
+/* Frees the weights and empties *weights; one that is empty already is allowed. */
+void worker_weights_finish(struct worker_weights *weights);
+
+#endif

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/load_source.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "proto/log.h"
+
+#define WINDOW       (8u * PROTO_CHUNK_BYTES) /* bytes of a piece asked for ahead */
+#define FETCHES_MOST 3                        /* of a piece whose bytes turn out wrong */
+
+/* A piece on its way. It goes to one of part and memory. */
+struct transfer {
+    struct worker__source *source;
+    uint64_t number, bytes;
+    uint64_t have; /* bytes from the start that are there */
+    struct shard_store_part *part;
+    uint8_t *memory;
+};
+
+static const uint8_t *hash_of(const struct worker__source *source, uint64_t number)
+{
+    return source->hashes + number * PROTO_HASH_BYTES;
+}
+
+static void log_wrong(const struct transfer *transfer)
+{
+    proto_log(PROTO_LOG_WARN, "WORKER-PIECE-WRONG", "tensor=%s piece=%" PRIu64,
+              transfer->source->tensor->name, transfer->number);
+}
+
+static uint64_t chunk_bytes(uint64_t at, uint64_t end)
+{
+    return end - at < PROTO_CHUNK_BYTES ? end - at : PROTO_CHUNK_BYTES;
+}
+
+static enum proto_status take_chunk(struct transfer *transfer, struct proto_error *error)
+{
+    const struct worker_fetch *fetch = transfer->source->options->fetch;
+    uint64_t expected = chunk_bytes(transfer->have, transfer->bytes);
+    const void *data;
+    size_t len;
+    enum proto_status status = fetch->receive(fetch->arg, &data, &len, error);
+    if (status)
+        return status;
+    if (len != expected)
+        return proto_fail(error, PROTO_FORMAT,
+                          "tensor %s, piece %" PRIu64 ": asked for %" PRIu64 " bytes, got %zu",
+                          transfer->source->tensor->name, transfer->number, expected, len);
+    transfer->source->fetched += len;
+    if (transfer->part)
+        status = shard_store_append(transfer->part, data, len, error);
+    else
+        memcpy(transfer->memory + transfer->have, data, len);
+    transfer->have += len;
+    return status;
+}
+
+/* Brings what is missing, several chunks asked for ahead. */
+static enum proto_status fetch_bytes(struct transfer *transfer, struct proto_error *error)
+{
+    const struct worker_load_options *options = transfer->source->options;
+    const struct worker_fetch *fetch = options->fetch;
+    uint64_t asked = transfer->have;
+    while (transfer->have < transfer->bytes) {
+        if (options->cancel && atomic_load(options->cancel))
+            return proto_fail(error, PROTO_CANCELLED, "loading was cancelled");
+        while (asked < transfer->bytes && asked - transfer->have < WINDOW) {
+            uint64_t n = chunk_bytes(asked, transfer->bytes);
+            enum proto_status status = fetch->request(fetch->arg, transfer->source->number,
+                                                      transfer->number, asked, (uint32_t)n, error);
+            if (status)
+                return status;
+            asked += n;
+        }
+        enum proto_status status = take_chunk(transfer, error);
+        if (status)
+            return status;
+    }
+    return PROTO_OK;
+}
+
+/* loan->data stays NULL where the bytes were wrong. */
+static enum proto_status fetch_to_memory(struct transfer *transfer, struct worker__loan *loan,
+                                         struct proto_error *error)
+{
+    transfer->memory = malloc(transfer->bytes);
+    if (!transfer->memory)
+        return proto_fail_nomem(error, transfer->bytes, "a piece of a tensor");
+    enum proto_status status = fetch_bytes(transfer, error);
+    if (status) {
+        free(transfer->memory);
+        return status;
+    }
+    uint8_t hash[PROTO_HASH_BYTES];
+    shard_hash(hash, transfer->memory, transfer->bytes);
+    if (memcmp(hash, hash_of(transfer->source, transfer->number), sizeof hash) != 0) {
+        log_wrong(transfer);
+        free(transfer->memory);
+        return PROTO_OK;
+    }
+    *loan = (struct worker__loan){.data = transfer->memory, .owned = transfer->memory};
+    return PROTO_OK;
+}
+
+static enum proto_status fetch_to_store(struct transfer *transfer, struct proto_error *error)
+{
+    enum proto_status status = fetch_bytes(transfer, error);
+    if (status) {
+        shard_store_abort(transfer->part);
+        return status;
+    }
+    status = shard_store_commit(transfer->part, error);
+    if (status != PROTO_CORRUPT)
+        return status;
+    log_wrong(transfer);
+    return PROTO_OK;
+}
+
+/* After PROTO_OK the piece is lent, or it is in the store, or its bytes were wrong. */
+static enum proto_status fetch_piece(struct worker__source *source, uint64_t number, uint64_t bytes,
+                                     struct worker__loan *loan, struct proto_error *error)
+{
+    struct transfer transfer = {.source = source, .number = number, .bytes = bytes};
+    enum proto_status status = PROTO_BUSY;
+    if (source->options->store)
+        status = shard_store_begin(source->options->store, hash_of(source, number), bytes,
+                                   &transfer.part, &transfer.have, error);
+    if (status == PROTO_BUSY)
+        return fetch_to_memory(&transfer, loan, error);
+    return status ? status : fetch_to_store(&transfer, error);
+}
+
+static enum proto_status map_stored(struct worker__source *source, uint64_t number, uint64_t bytes,
+                                    struct worker__loan *loan, struct proto_error *error)
+{
+    if (!source->options->store)
+        return PROTO_NOTFOUND;
+    enum proto_status status = shard_store_map(source->options->store, hash_of(source, number),
+                                               bytes, &loan->mapped, error);
+    loan->data = loan->mapped.data;
+    return status;
+}
+
+enum proto_status worker__source_borrow(struct worker__source *source, uint64_t i,
+                                        struct worker__loan *loan, struct proto_error *error)
+{
+    struct shard_piece piece = shard_pieces_get(source->tensor, i);
+    *loan = (struct worker__loan){0};
+    if (source->local) {
+        loan->data = source->local + piece.offset;
+        return PROTO_OK;
+    }
+    for (int fetches = 0;; fetches++) {
+        enum proto_status status = map_stored(source, i, piece.bytes, loan, error);
+        if (status != PROTO_NOTFOUND)
+            return status;
+        if (fetches == FETCHES_MOST)
+            break;
+        status = fetch_piece(source, i, piece.bytes, loan, error);
+        if (status || loan->data)
+            return status;
+    }
+    return proto_fail(error, PROTO_CORRUPT,
+                      "tensor %s, piece %" PRIu64 " of %" PRIu64
+                      ": fetched %d times and its hash was wrong each time; if the model file was "
+                      "changed while it is served, restart the coordinator",
+                      source->tensor->name, i, shard_pieces_count(source->tensor), FETCHES_MOST);
+}
+
+/* The pages of the file that were read count as this process's memory until they are let go; the
+ * system keeps them cached all the same. */
+static void let_pages_go(const uint8_t *data, uint64_t bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t first = ((uintptr_t)data + page - 1) & ~(page - 1);
+    uintptr_t end = ((uintptr_t)data + bytes) & ~(page - 1);
+    if (end > first)
+        madvise((void *)first, end - first, MADV_DONTNEED);
+}
+
+void worker__source_return(const struct worker__source *source, uint64_t i,
+                           struct worker__loan *loan)
+{
+    if (source->local)
+        let_pages_go(loan->data, shard_pieces_get(source->tensor, i).bytes);
+    shard_store_unmap(&loan->mapped);
+    free(loan->owned);
+    *loan = (struct worker__loan){0};
+}
+
+static bool same_tensor(const struct shard_tensor *a, const struct shard_tensor *b)
+{
+    return strcmp(a->name, b->name) == 0 && a->type == b->type && a->bytes == b->bytes &&
+           memcmp(a->dims, b->dims, sizeof a->dims) == 0;
+}
+
+static enum proto_status find_local(struct worker__source *source, struct proto_error *error)
+{
+    const struct shard_gguf *file = source->options->file;
+    const struct shard_tensor *found = NULL;
+    if (source->number < shard_gguf_n_tensors(file))
+        found = shard_gguf_tensor(file, source->number);
+    if (!found || !found->data || !same_tensor(found, source->tensor))
+        return proto_fail(
+            error, PROTO_FORMAT,
+            "%s: tensor %" PRIu32 " should be %s of %" PRIu64 " bytes and is %s of %" PRIu64
+            "; the file is not the model that is served: replace or remove it",
+            shard_gguf_path(file, 0), source->number, source->tensor->name, source->tensor->bytes,
+            found ? found->name : "nothing", found ? found->bytes : 0);
+    source->local = found->data;
+    return PROTO_OK;
+}
+
+static enum proto_status ask_hashes(struct worker__source *source, struct proto_error *error)
+{
+    const struct worker_fetch *fetch = source->options->fetch;
+    if (!fetch)
+        return proto_fail(error, PROTO_INVALID,
+                          "tensor %s: neither a local model file nor a coordinator to fetch from",
+                          source->tensor->name);
+    uint64_t n = shard_pieces_count(source->tensor);
+    if (n <= SIZE_MAX / PROTO_HASH_BYTES)
+        source->hashes = malloc(n * PROTO_HASH_BYTES);
+    if (!source->hashes)
+        return proto_fail_nomem(error, n * PROTO_HASH_BYTES, "the hashes of a tensor's pieces");
+    return fetch->hashes(fetch->arg, source->number, source->hashes, n, error);
+}
+
+enum proto_status worker__source_init(struct worker__source *source,
+                                      const struct worker_load_options *options,
+                                      const struct shard_gguf *card, uint32_t number,
+                                      struct proto_error *error)
+{
+    *source = (struct worker__source){
+        .options = options, .tensor = shard_gguf_tensor(card, number), .number = number};
+    return options->file ? find_local(source, error) : ask_hashes(source, error);
+}
+
+void worker__source_finish(struct worker__source *source)
+{
+    free(source->hashes);
+    source->hashes = NULL;
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where a tensor's bytes come from while weights are loaded. For each piece, the first of these
+ * that has it:
+ *
+ *   the local file   as mapped, not hashed: it is this machine's own copy
+ *   the store        mapped and hashed
+ *   the fetch        into the store, which hashes it, and then as above; into memory where there is
+ *                    no store or another process is fetching that very piece into it
+ *
+ * The loading thread only.
+ */
+#ifndef WORKER_LOAD_SOURCE_H
+#define WORKER_LOAD_SOURCE_H
+
+#include "worker/load.h"
+
+/* A tensor that is being read. */
+struct worker__source {
+    const struct worker_load_options *options; /* borrowed */
+    const struct shard_tensor *tensor;         /* as the model card has it */
+    uint32_t number;                           /* in the model card */
+    const uint8_t *local;                      /* its bytes in the local file, or NULL */
+    uint8_t *hashes;  /* of its pieces, where there is no local file; owned */
+    uint64_t fetched; /* bytes that came over the network so far */
+};
+
+/* A piece's bytes, for as long as they are needed. */
+struct worker__loan {
+    const uint8_t *data;
+    struct shard_mapped mapped; /* to be unmapped */
+    void *owned;                /* to be freed */
+};
+
+/* Finds the tensor in the local file (PROTO_FORMAT where the file has another one in its place) or
+ * asks for its hashes. */
+enum proto_status worker__source_init(struct worker__source *source,
+                                      const struct worker_load_options *options,
+                                      const struct shard_gguf *card, uint32_t number,
+                                      struct proto_error *error);
+void worker__source_finish(struct worker__source *source);
+
+/* The bytes of piece i. PROTO_CANCELLED soon after the options' flag is set; PROTO_CORRUPT where
+ * the bytes fetched are wrong time after time. */
+enum proto_status worker__source_borrow(struct worker__source *source, uint64_t i,
+                                        struct worker__loan *loan, struct proto_error *error);
+void worker__source_return(const struct worker__source *source, uint64_t i,
+                           struct worker__loan *loan);
+
+#endif
