@@ -14,7 +14,7 @@ struct net_clock {
     uint64_t last_heard_ns; /* own clock */
     uint64_t best_rtt_ns;   /* UINT64_MAX: none yet */
     int64_t offset_ns;
-    uint32_t samples;
+    uint32_t samples; /* others since the best one */
 };
 
 void net_clock_init(struct net_clock *clock, uint64_t now_ns);

@@ -67,7 +67,9 @@ const char *net_link_endpoint(const struct net_link *link);
 enum proto_status net_link_send(struct net_link *link, net_peer to, const struct proto_msg *msg,
                                 struct net_payload **payload, struct proto_error *error);
 
-/* Drops what is queued for a peer; later messages of it are from a new peer. */
+/* The number means nobody from now on, and later messages of the peer are from a new one (of a bad
+ * peer they stay ignored). What is queued for it may still leave. To be called for every peer that
+ * is given up: a listener knows 16384 at most. */
 void net_link_forget(struct net_link *link, net_peer peer);
 
 /* Closes at once; queued messages get at most linger_ms to leave. NULL is allowed. */

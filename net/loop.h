@@ -22,7 +22,8 @@ enum proto_status net_loop_create(struct net_loop **out, struct proto_error *err
 /* Runs until net_loop_stop. */
 void net_loop_run(struct net_loop *loop);
 
-/* Ends net_loop_run soon. May be called more than once and from any thread. */
+/* Ends net_loop_run soon, or at once if it has yet to be called: a stopped loop stays stopped. May
+ * be called more than once and from any thread. */
 void net_loop_stop(struct net_loop *loop);
 
 /* Frees the loop. Links, timers and children made on it are destroyed first by their owners;
@@ -47,14 +48,16 @@ enum proto_status net_loop_on_terminate(struct net_loop *loop, void (*fn)(void *
 
 /* Starts a program. argv ends with NULL, argv[0] is the path. `input` is written to its standard
  * input, which is then closed; standard error is inherited, standard output goes to standard
- * error. on_exit is called once when it ends (also if it ended by itself); signal is 0 unless a
- * signal ended it. */
+ * error. It has a session of its own, so that Ctrl-C at the terminal does not reach it. on_exit is
+ * called once when it ends (also if it ended by itself), but not after net_child_destroy; signal is
+ * 0 unless a signal ended it. */
 enum proto_status net_child_start(struct net_child **out, struct net_loop *loop,
                                   const char *const *argv, const char *input,
                                   void (*on_exit)(void *arg, int64_t code, int signal), void *arg,
                                   struct proto_error *error);
 int net_child_pid(const struct net_child *child);
-/* Sends SIGTERM; net_child_destroy sends SIGKILL if it still runs and waits. NULL is allowed. */
+/* Sends SIGTERM to the child and what it started; net_child_destroy sends SIGKILL if it still runs
+ * and waits. NULL is allowed. */
 void net_child_terminate(struct net_child *child);
 void net_child_destroy(struct net_child *child);
 

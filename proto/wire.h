@@ -3,7 +3,8 @@
  * The messages between coordinator and workers, as checked C structs. On the wire a message is a
  * protobuf frame (wire.proto) and, where said below, one payload frame of raw bytes after it.
  * Decoding trusts nothing: counts and lengths are bounded by limits.h, numbers that must be finite
- * are, enums are known; anything else is PROTO_FORMAT with a text. Any thread, no state.
+ * are, enums are known (kv_type is the receiver's to check); anything else is PROTO_FORMAT with a
+ * text. Any thread, no state.
  *
  * Times are nanoseconds of the sender's monotonic clock.
  */
@@ -147,7 +148,7 @@ struct proto_measured {
 enum proto_want_rows { PROTO_WANT_NONE = 0, PROTO_WANT_LAST = 1, PROTO_WANT_ALL = 2 };
 
 struct proto_range {
-    uint32_t seq;
+    uint32_t seq; /* below PROTO_MAX_SEQUENCES */
     uint64_t pos; /* of the first row */
     uint32_t n;   /* rows */
     enum proto_want_rows want;
@@ -217,11 +218,13 @@ struct proto_msg {
     };
 };
 
-/* Encodes; *bytes is malloc'ed and the caller's. Strings NULL are sent as "". */
+/* Encodes; *bytes is malloc'ed and the caller's. Strings NULL are sent as "". What would not decode
+ * at the other side is PROTO_INVALID. */
 enum proto_status proto_msg_encode(const struct proto_msg *msg, uint8_t **bytes, size_t *len,
                                    struct proto_error *error);
 
-/* Decodes and checks; *msg owns its memory until proto_msg_finish. */
+/* Decodes and checks; *msg owns its memory until proto_msg_finish. Control characters and broken
+ * UTF-8 in strings become '?'. Of a hello of another version only `version` is to be relied on. */
 enum proto_status proto_msg_decode(const void *bytes, size_t len, struct proto_msg *msg,
                                    struct proto_error *error);
 

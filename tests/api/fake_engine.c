@@ -115,6 +115,8 @@ struct coord_engine *fake_engine_create(void)
     e->stall_after = UINT_MAX;
     snprintf(e->model.name, sizeof e->model.name, FAKE_MODEL);
     e->model.n_vocab = N_VOCAB;
+    e->model.n_ctx = 4096;
+    e->model.output = -1; /* no tensors */
     if (e->vocab)
         return e;
     coord_engine_destroy(e);
@@ -229,6 +231,23 @@ const struct shard_model *coord_engine_model(const struct coord_engine *e)
     return &e->model;
 }
 
+uint32_t coord_engine_ctx(const struct coord_engine *e)
+{
+    return e->model.n_ctx;
+}
+
+void coord_engine_reset_times(struct coord_engine *e)
+{
+    (void)e;
+}
+
+enum proto_status coord_engine_read_bandwidth(struct coord_engine *e, double *bytes_s,
+                                              struct proto_error *error)
+{
+    *bytes_s = 1e10;
+    return e->ready ? PROTO_OK : proto_fail(error, PROTO_LOST, "the model is not loaded");
+}
+
 enum proto_status coord_engine_submit(struct coord_engine *e, const struct coord_request *request,
                                       struct coord_stream **out, struct proto_error *error)
 {
@@ -257,6 +276,8 @@ static void done(struct coord_stream *s, struct coord_event *event, enum coord_f
     event->kind = COORD_EVENT_DONE;
     event->finish = finish;
     event->n_generated = s->sent;
+    event->prompt_ns = 500000000;
+    event->decode_ns = 2000000000;
     s->over = true;
 }
 

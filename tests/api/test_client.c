@@ -2,11 +2,13 @@
 /* The commands' client against the real server. */
 #include <CUnit/Basic.h>
 
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "coordinator/api/client.h"
 #include "coordinator/api/server.h"
+#include "coordinator/bench.h"
 #include "tests/api/fake_engine.h"
 
 static struct coord_engine *engine;
@@ -167,6 +169,27 @@ static void test_logits(void)
     CU_ASSERT_TRUE(fake_engine_wait_idle(engine));
 }
 
+static void test_bench(void)
+{
+    const struct coord_bench_params params = {.n_prompt = 100, .n_generate = 8, .n_rounds = 3};
+    struct proto_error error;
+    char *text = NULL;
+    CU_ASSERT_EQUAL_FATAL(api_client_bench(client, &params, true, &text, &error), PROTO_OK);
+    json_t *result = json_loads(text, 0, NULL);
+    CU_ASSERT_EQUAL(json_number_value(json_object_get(result, "prefill")), 200);
+    CU_ASSERT_EQUAL(json_number_value(json_object_get(result, "decode")), 4);
+    CU_ASSERT_EQUAL(json_number_value(json_object_get(result, "bus_gb_s")), 10);
+    CU_ASSERT_EQUAL(json_array_size(json_object_get(result, "stages")), 2);
+    json_decref(result);
+    free(text);
+    CU_ASSERT_EQUAL_FATAL(api_client_bench(client, &params, false, &text, &error), PROTO_OK);
+    CU_ASSERT_PTR_NOT_NULL(strstr(text, "memory reads 10.0 GB/s"));
+    free(text);
+    const struct coord_bench_params too_long = {
+        .n_prompt = 1 << 20, .n_generate = 1, .n_rounds = 1};
+    CU_ASSERT_EQUAL(api_client_bench(client, &too_long, true, &text, &error), PROTO_INVALID);
+}
+
 static void test_tokens(void)
 {
     int32_t *ids = NULL;
@@ -218,6 +241,7 @@ int main(void)
     CU_add_test(suite, "complete", test_complete);
     CU_add_test(suite, "complete ended", test_complete_ended);
     CU_add_test(suite, "logits", test_logits);
+    CU_add_test(suite, "bench", test_bench);
     CU_add_test(suite, "tokens", test_tokens);
     CU_add_test(suite, "nobody", test_nobody);
     CU_add_test(suite, "wrong key", test_wrong_key);

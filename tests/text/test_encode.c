@@ -126,6 +126,38 @@ static void test_special_pieces(void)
     check_pieces(spm, "<u><u>ab", false, "<u>|<u>a|" SPACE "|b");
 }
 
+/* A token with a space after another character: merges may then cross word boundaries. */
+static void test_space_inside(void)
+{
+    struct make make;
+    make_begin(&make, NULL);
+    make_token(&make, SPACE, TEXT_TOKEN_NORMAL, -1);
+    make_token(&make, "a", TEXT_TOKEN_NORMAL, -2);
+    make_token(&make, "a" SPACE, TEXT_TOKEN_NORMAL, -4);
+    make_token(&make, "a" SPACE "a", TEXT_TOKEN_NORMAL, -3);
+    struct text_vocab *v = make_end(&make, &error);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(v);
+    check_pieces(v, "a a", false, SPACE "|a" SPACE "a");
+    text_vocab_destroy(v);
+}
+
+/* Of two special tokens with one text, the lower id counts. */
+static void test_same_text(void)
+{
+    struct make make;
+    make_begin(&make, "llama3");
+    int32_t first = make_token(&make, "<d>", TEXT_TOKEN_USER, 0);
+    make_token(&make, "<d>", TEXT_TOKEN_USER, 0);
+    struct text_vocab *v = make_end(&make, &error);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(v);
+    int32_t *ids = NULL;
+    size_t n = 0;
+    CU_ASSERT_EQUAL_FATAL(text_encode(v, "<d>", 3, false, &ids, &n, &error), PROTO_OK);
+    CU_ASSERT(n == 1 && ids[0] == first);
+    free(ids);
+    text_vocab_destroy(v);
+}
+
 static void test_prompt(void)
 {
     int32_t *ids = NULL;
@@ -469,6 +501,8 @@ int main(void)
     CU_add_test(suite, "spm pieces", test_spm_pieces);
     CU_add_test(suite, "bpe pieces", test_bpe_pieces);
     CU_add_test(suite, "special tokens", test_special_pieces);
+    CU_add_test(suite, "space inside a token", test_space_inside);
+    CU_add_test(suite, "two with one text", test_same_text);
     CU_add_test(suite, "prompt", test_prompt);
     CU_add_test(suite, "every byte", test_every_byte);
     CU_add_test(suite, "long texts", test_long);
