@@ -66,17 +66,6 @@ static bool split(const char *endpoint, char *host, size_t bytes, const char **p
     return true;
 }
 
-bool net_address_is_local(const char *endpoint)
-{
-    char host[256];
-    const char *port;
-    if (starts_with(endpoint, "ipc://"))
-        return true;
-    if (!split(endpoint, host, sizeof host, &port))
-        return false;
-    return starts_with(host, "127.") || strcmp(host, "localhost") == 0 || strcmp(host, "::1") == 0;
-}
-
 static enum proto_status local_name(int fd, char *host, size_t bytes, struct proto_error *error)
 {
     struct sockaddr_storage own;

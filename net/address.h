@@ -13,9 +13,6 @@
 enum proto_status net_address_endpoint(const char *address, bool listening, char *endpoint,
                                        size_t bytes, struct proto_error *error);
 
-/* Whether an endpoint is on this machine alone (ipc, or a loopback address). */
-bool net_address_is_local(const char *endpoint);
-
 /* The address of this machine, as "IP" or "[V6]", that packets towards a tcp endpoint leave from:
  * what other machines of that network can reach. Nothing is sent. */
 enum proto_status net_address_towards(const char *endpoint, char *host, size_t bytes,
