@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "coordinator/parts.h"
 
+#include "coordinator/report.h"
 #include "proto/log.h"
 
 #include <stdio.h>
@@ -29,19 +30,22 @@ static void sum_progress(const struct coord_engine *e, uint64_t *done, uint64_t 
 static void show_progress(struct coord_engine *e)
 {
     uint64_t now_ns = net_now_ns(), done, total, fetched;
+    char done_text[16], total_text[16], fetched_text[16];
     bool terminal = isatty(STDERR_FILENO);
     uint64_t pause_ms = terminal ? REDRAW_MS : PLAIN_MS;
-    if (!e->options.progress || now_ns - e->deploy_ns < QUIET_MS * 1000000ull ||
-        now_ns - e->progress_ns < pause_ms * 1000000ull)
+    if (!e->options.progress || now_ns - e->progress_ns < pause_ms * 1000000ull)
         return;
     sum_progress(e, &done, &total, &fetched);
     e->progress_ns = now_ns;
     e->progress_shown = true;
-    fprintf(stderr, "%sloading: %3.0f%%  %.2f of %.2f GB on %u worker%s", terminal ? "\r" : "",
-            total ? 100.0 * (double)done / (double)total : 0.0, (double)done / 1e9,
-            (double)total / 1e9, e->plan->n_stages, e->plan->n_stages == 1 ? "" : "s");
+    coord_format_bytes(done, done_text);
+    coord_format_bytes(total, total_text);
+    coord_format_bytes(fetched, fetched_text);
+    fprintf(stderr, "%sloading: %3.0f%%  %s of %s on %u worker%s", terminal ? "\r" : "",
+            total ? 100.0 * (double)done / (double)total : 0.0, done_text, total_text,
+            e->plan->n_stages, e->plan->n_stages == 1 ? "" : "s");
     if (fetched)
-        fprintf(stderr, ", %.2f GB over the network", (double)fetched / 1e9);
+        fprintf(stderr, ", %s over the network", fetched_text);
     fputs(terminal ? "\033[K" : "\n", stderr);
     fflush(stderr);
 }
@@ -49,14 +53,15 @@ static void show_progress(struct coord_engine *e)
 static void show_loaded(struct coord_engine *e)
 {
     uint64_t done, total, fetched;
+    char text[16];
     if (!e->options.progress)
         return;
     sum_progress(e, &done, &total, &fetched);
+    coord_format_bytes(total, text);
     if (e->progress_shown && isatty(STDERR_FILENO))
         fputs("\r\033[K", stderr);
-    fprintf(stderr, "loaded %.2f GB on %u worker%s in %.1f s\n", (double)total / 1e9,
-            e->plan->n_stages, e->plan->n_stages == 1 ? "" : "s",
-            (double)(net_now_ns() - e->deploy_ns) / 1e9);
+    fprintf(stderr, "loaded %s on %u worker%s in %.1f s\n", text, e->plan->n_stages,
+            e->plan->n_stages == 1 ? "" : "s", (double)(net_now_ns() - e->deploy_ns) / 1e9);
 }
 
 /* ---- the plan ---- */

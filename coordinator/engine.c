@@ -57,6 +57,7 @@ void engine__set_ready(struct coord_engine *e, bool ready)
 {
     pthread_mutex_lock(&e->mutex);
     e->ready = ready;
+    e->was_ready |= ready;
     if (ready)
         e->failure.status = PROTO_OK;
     pthread_cond_broadcast(&e->changed);
@@ -65,8 +66,10 @@ void engine__set_ready(struct coord_engine *e, bool ready)
 
 void engine__fail(struct coord_engine *e, const struct proto_error *error)
 {
-    proto_log(PROTO_LOG_WARN, "COORD-FAILED", "error=\"%s\"", error->text);
     pthread_mutex_lock(&e->mutex);
+    /* Who waits for the first load says it. */
+    if (e->was_ready)
+        proto_log(PROTO_LOG_WARN, "COORD-FAILED", "error=\"%s\"", error->text);
     e->failure = *error;
     pthread_cond_broadcast(&e->changed);
     pthread_mutex_unlock(&e->mutex);

@@ -42,7 +42,9 @@ struct coord_worker {
     uint64_t memory_bytes;
     struct net_clock clock;
     uint64_t steps, rss_bytes;
-    int stage; /* in the plan, -1: none */
+    net_peer rival;    /* another connection with its key, see admit in registry.c */
+    uint64_t rival_ns; /* since when; 0: none */
+    int stage;         /* in the plan, -1: none */
     uint64_t done_bytes, total_bytes, fetched_bytes;
     uint64_t weight_bytes, kv_limit_bytes, scratch_bytes;
     /* Sums since the last reset, as in struct coord_worker_status. */
@@ -56,12 +58,12 @@ struct coord_seq {
     struct coord_stream *stream; /* one reference */
     uint32_t slot;               /* the workers' sequence number; valid while active */
     enum coord_want want;
-    int32_t *ids;                /* prompt, then what was generated */
+    int32_t *ids; /* prompt, then what was generated */
     size_t n_ids, n_prompt;
-    size_t sent, done;           /* positions in batches so far; of which answered */
+    size_t sent, done; /* positions in batches so far; of which answered */
     uint32_t max_tokens, candidates, top_logprobs;
     bool ignore_eog, finished;
-    uint32_t in_flight;          /* batches */
+    uint32_t in_flight; /* batches */
     struct text_sampler *sampler;
     uint64_t first_batch_ns, first_token_ns;
 };
@@ -134,13 +136,13 @@ struct coord_engine {
     uint64_t next_batch, progressed_ns;
     uint64_t requests, requests_failed, prompt_tokens, generated_tokens;
 
-    double measured;     /* bytes a second; < 0: being measured */
+    double measured; /* bytes a second; < 0: being measured */
     bool stopping;
 
     /* For wait_ready: under the mutex. */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    bool ready, interrupted;
+    bool ready, was_ready, interrupted;
     struct proto_error failure; /* status OK: none */
 };
 
@@ -190,7 +192,8 @@ enum proto_status engine__enqueue(struct coord_engine *e, struct coord_seq *seq,
                                   struct proto_error *error);
 /* Sends as many batches as there is work and room for. */
 void engine__schedule(struct coord_engine *e);
-/* Ends a sequence with an event of its stream; its slot is freed when nothing of it is in flight. */
+/* Ends a sequence with an event of its stream; its slot is freed when nothing of it is in flight.
+ */
 void engine__finish_seq(struct coord_engine *e, struct coord_seq *seq,
                         const struct coord_event *event);
 void engine__fail_all(struct coord_engine *e, const struct proto_error *error);

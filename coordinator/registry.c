@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PING_MS 250u
+#define PING_MS  250u
+#define RIVAL_MS 1000u /* for which a worker must be silent before another takes its place */
 
 enum proto_status engine__tell(struct coord_worker *w, const struct proto_msg *msg,
                                struct net_payload **payload, struct proto_error *error)
@@ -47,14 +48,14 @@ static void refuse(struct coord_port *port, net_peer peer, enum proto_status sta
     struct proto_msg msg = {.kind = PROTO_MSG_REFUSE,
                             .refuse = {.status = status, .text = (char *)text}};
     net_link_send(port->link, peer, &msg, NULL, NULL);
+    net_link_forget(port->link, peer);
     proto_log(PROTO_LOG_WARN, "COORD-WORKER-REFUSED", "reason=\"%s\"", text);
 }
 
 /* Why this hello is refused; PROTO_OK if it is not. A stranger learns only that its token is
  * wrong. */
 static enum proto_status judge(struct coord_engine *e, const uint8_t *key,
-                               const struct proto_hello *hello, net_peer from,
-                               struct proto_error *why)
+                               const struct proto_hello *hello, struct proto_error *why)
 {
     if (!net_proof_ok(hello->proof, e->keys.secret, key))
         return proto_fail(why, PROTO_REFUSED,
@@ -65,16 +66,38 @@ static enum proto_status judge(struct coord_engine *e, const uint8_t *key,
                           "it speaks protocol version %u, expected %u; install the same release of "
                           "Caravan on both machines",
                           hello->version, PROTO_WIRE_VERSION);
-    struct coord_worker *same = find_key(e, key);
-    if (same && same->state != COORD_LOST && same->peer != from)
-        return proto_fail(why, PROTO_REFUSED,
-                          "worker \"%s\" already uses the same key; each worker needs its own: "
-                          "start this one with another --key-file",
-                          same->name);
-    if (!same && e->n_workers == PROTO_MAX_WORKERS)
+    if (!find_key(e, key) && e->n_workers == PROTO_MAX_WORKERS)
         return proto_fail(why, PROTO_LIMIT, "the cluster has %u workers, which is the most",
                           PROTO_MAX_WORKERS);
     return PROTO_OK;
+}
+
+/* Whether a hello with the key of a worker that is here may be taken. It is either of a second
+ * process with the same key, which is refused, or of the successor of one that died just now:
+ * whether the first still answers pings tells. Until then the second is left to ask again. */
+static bool admit(struct coord_port *port, net_peer from, struct coord_worker *same)
+{
+    struct proto_error why;
+    uint64_t now_ns = net_now_ns();
+    if (!same || same->state == COORD_LOST || (same->peer == from && same->link == port->link))
+        return true;
+    if (!same->rival_ns || same->rival != from) {
+        same->rival = from;
+        same->rival_ns = now_ns;
+        return false;
+    }
+    if (same->clock.last_heard_ns > same->rival_ns + PING_MS * 1000000ull) {
+        proto_fail(&why, PROTO_REFUSED,
+                   "worker \"%s\" already uses the same key; each worker needs its own: start this "
+                   "one with another --key-file",
+                   same->name);
+        refuse(port, from, why.status, why.text);
+        return false;
+    }
+    if (now_ns - same->rival_ns < RIVAL_MS * 1000000ull)
+        return false;
+    engine__lose_worker(port->engine, same, "it is silent, and was started again");
+    return true;
 }
 
 /* Another worker of that name gets a number after it. */
@@ -120,16 +143,19 @@ static void on_hello(struct coord_port *port, net_peer from, const uint8_t *key,
 {
     struct coord_engine *e = port->engine;
     struct proto_error why;
-    if (judge(e, key, hello, from, &why) != PROTO_OK) {
+    if (judge(e, key, hello, &why) != PROTO_OK) {
         refuse(port, from, why.status, why.text);
         return;
     }
+    if (!admit(port, from, find_key(e, key)))
+        return;
     struct coord_worker *w = find_peer(e, port->link, from);
     bool known = w != NULL;
     if (!known && !(w = record_for(e, port, key, hello)))
         return; /* out of memory: the worker asks again */
     if (!known) {
         w->state = COORD_JOINED;
+        w->rival_ns = 0;
         w->link = port->link;
         w->peer = from;
         w->local = port->local;
@@ -205,8 +231,10 @@ static void on_message(void *arg, net_peer from, const uint8_t *key, struct prot
         on_hello(port, from, key, &msg->hello);
     else if (w)
         on_known(port->engine, w, msg, payload);
-    /* Anything else is from a stranger, or from a worker that was given up: it says hello again
-     * when it notices the silence. */
+    else
+        /* A stranger, or a worker that was given up: it says hello again when it notices the
+         * silence. */
+        net_link_forget(port->link, from);
 }
 
 static void on_bad(void *arg, net_peer from, const uint8_t *key, const struct proto_error *error)

@@ -63,7 +63,8 @@ const char *net_link_endpoint(const struct net_link *link);
 
 /* Queues a message; never blocks. Takes *payload (and sets it to NULL) on success and on failure;
  * NULL payload pointer or NULL payload: none. PROTO_LOST: the peer is gone. PROTO_BUSY: the queue
- * is full. */
+ * (1000 messages a peer) is full. What a connection cannot send yet waits in its queue, and what is
+ * in the queue when it breaks goes to whoever answers next at that endpoint with that key. */
 enum proto_status net_link_send(struct net_link *link, net_peer to, const struct proto_msg *msg,
                                 struct net_payload **payload, struct proto_error *error);
 

@@ -80,9 +80,8 @@ const char *proto_kind_name(enum proto_kind kind)
         [PROTO_MSG_HASHES] = "hashes",     [PROTO_MSG_FETCH] = "fetch",
         [PROTO_MSG_CHUNK] = "chunk",       [PROTO_MSG_LINK] = "link",
         [PROTO_MSG_LINKED] = "linked",     [PROTO_MSG_BATCH] = "batch",
-        [PROTO_MSG_RESULT] = "result",     
-        [PROTO_MSG_BYE] = "bye",           [PROTO_MSG_MEASURE] = "measure",
-        [PROTO_MSG_MEASURED] = "measured",
+        [PROTO_MSG_RESULT] = "result",     [PROTO_MSG_BYE] = "bye",
+        [PROTO_MSG_MEASURE] = "measure",   [PROTO_MSG_MEASURED] = "measured",
     };
     unsigned i = (unsigned)kind;
     return i < sizeof names / sizeof *names && names[i] ? names[i] : "unknown";

@@ -49,8 +49,8 @@ struct worker_batch {
     float *x;           /* rows x stride, 64-byte aligned: in (without embedding), and out */
 };
 
-/* Logits of wanted rows, a few rows at a time, in the order of the batch. row_index counts wanted
- * rows; range and pos are the row's. Rows are `ld` floats apart and may be changed. */
+/* Logits of wanted rows, at most SHARD_TAIL_ROWS at a time, in the order of the batch; rows[i] says
+ * whose they are. Rows of logits are `ld` floats apart and may be changed. */
 struct worker_result_row {
     uint32_t range;
     uint64_t pos;
@@ -60,8 +60,9 @@ typedef enum proto_status worker_logits_fn(void *arg, const struct worker_result
                                            struct proto_error *error);
 
 /* Runs the program on a batch: reserves KV, computes, trims. Sequences, positions and ids are
- * checked (they come from a peer). on_logits is called for slices with a head where rows are
- * wanted. On failure the batch's sequences are left in an unspecified state. */
+ * checked (they come from a peer); a sequence may be in a batch once. on_logits is called for
+ * slices with a head where rows are wanted. On failure the batch's sequences are left in an
+ * unspecified state. */
 enum proto_status worker_exec_run(struct worker_exec *exec, const struct worker_batch *batch,
                                   worker_logits_fn *on_logits, void *arg,
                                   struct proto_error *error);

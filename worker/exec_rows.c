@@ -89,7 +89,7 @@ static void choose(struct shard_choice *choices, uint32_t n_used, const float *l
     }
 }
 
-/* Weights of the chosen from their logits, as softmax over `over` logits. */
+/* Weights of the chosen: softmax over all logits, or over theirs alone. */
 static void softmax_weights(struct shard_choice *choices, uint32_t n_used, const float *logits,
                             uint32_t n, bool selected_only)
 {
@@ -182,11 +182,6 @@ void worker__rows_run(struct worker_exec *e, const struct shard_op *op, size_t f
     }
     for (size_t row = first; row < end; row++)
         row_op(e, op, row);
-}
-
-bool worker__is_row_op(enum shard_op_kind kind)
-{
-    return kind != SHARD_OP_MATMUL && kind != SHARD_OP_ATTENTION && kind != SHARD_OP_EXPERTS;
 }
 
 uint64_t worker__row_cost(const struct shard_program *program, const struct shard_op *op)

@@ -87,9 +87,8 @@ static inline size_t worker__ld(const struct worker_exec *e, int16_t buffer)
  * quantised ones lie packed by their own width, which may be less than the buffer's. */
 size_t worker__record_bytes(const struct worker_exec *e, int16_t buffer, size_t k);
 
-/* Runs a row-wise operation on rows [first, end). */
+/* Runs a row-wise operation on rows [first, end); about how many values it touches a row. */
 void worker__rows_run(struct worker_exec *e, const struct shard_op *op, size_t first, size_t end);
-bool worker__is_row_op(enum shard_op_kind kind);
 uint64_t worker__row_cost(const struct shard_program *program, const struct shard_op *op);
 
 /* Panels of a matrix that a chunk of work takes for n_rows rows. */

@@ -512,8 +512,10 @@ static void on_previous(void *arg, net_peer from, const uint8_t *key, struct pro
     struct session *s = arg;
     const struct proto_load *load = &s->load.load;
     if (s->load.kind != PROTO_MSG_LOAD || load->stage == 0 ||
-        memcmp(key, load->previous_key, PROTO_KEY_BYTES) != 0)
+        memcmp(key, load->previous_key, PROTO_KEY_BYTES) != 0) {
+        net_link_forget(s->listener, from);
         return;
+    }
     if (msg->kind == PROTO_MSG_LINK && msg->link.epoch == load->epoch) {
         struct proto_msg answer = {.kind = PROTO_MSG_LINKED, .link = {.epoch = load->epoch}};
         net_link_send(s->listener, from, &answer, NULL, NULL);

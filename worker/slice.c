@@ -73,8 +73,10 @@ static enum proto_status prepare_execution(struct worker_slice *slice,
     slice->kv_limit_bytes = shard_kv_bytes(slice->program, type, load->ctx) * load->max_seqs;
     slice->scratch_bytes = worker_exec_scratch_bytes(
         slice->program, load->max_rows, kern_pool_threads(options->compute_pool), load->ctx);
-    struct shard_kv_options kv = {
-        .type = type, .max_seqs = load->max_seqs, .max_bytes = slice->kv_limit_bytes};
+    struct shard_kv_options kv = {.type = type,
+                                  .ctx = load->ctx,
+                                  .max_seqs = load->max_seqs,
+                                  .max_bytes = slice->kv_limit_bytes};
     enum proto_status status = shard_kv_create(&slice->kv, slice->program, &kv, error);
     if (status != PROTO_OK)
         return status;

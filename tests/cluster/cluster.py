@@ -311,7 +311,7 @@ class Cluster:
         self.port, self.http_port = free_port(), free_port()
         self.key = case.dir / "cluster.key"
         self.token = text_of(case.succeed("keygen", "--address", f"127.0.0.1:{self.port}", "--out",
-                                          self.key)).strip()
+                                          self.key, "--force")).strip()
         self.token_file = case.dir / "token"
         self.token_file.write_text(self.token + "\n")
         self.server, self.workers, self.starts = None, {}, 0
@@ -337,7 +337,7 @@ class Cluster:
 
     def worker_argv(self, i, token=None):
         return [self.case.world.worker, "--join", f"127.0.0.1:{self.port}", "--token",
-                token or f"@{self.token_file}", "--name", f"w{i}", "--key-file",
+                f"@{self.token_file}" if token is None else token, "--name", f"w{i}", "--key-file",
                 self.case.dir / f"worker-{i}.key", "--cache-dir", self.cache(i), "-t", "1",
                 *self.worker_options]
 

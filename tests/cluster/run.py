@@ -6,12 +6,14 @@ usage: run.py BUILD_FOLDER [NAME...]    (tests whose name contains one of these;
 """
 import importlib
 import pathlib
+import shutil
 import sys
 import tempfile
 import time
 import traceback
 
-import cluster
+sys.dont_write_bytecode = True
+import cluster  # noqa: E402
 
 
 def collect(names):
@@ -34,11 +36,13 @@ def run(world, name, fn):
         verdict, words = "skipped", str(reason)
     except Exception:
         verdict, words = "failed", traceback.format_exc()
-    faults = case.finish()
+    finally:
+        faults = case.finish()
     if faults:
         verdict, words = "failed", words + "\n".join(faults)
     if verdict == "failed":
         words += "\n" + case.logs()
+    shutil.rmtree(case.dir)
     return verdict, words
 
 

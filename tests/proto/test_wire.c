@@ -516,6 +516,7 @@ static void test_texts_are_fit_to_show(void)
         {"\xc3", "?"},
         {"\xc0\xaf", "??"},
         {"\xed\xa0\x80", "???"},
+        {"\xe0\x80\xaf", "???"},
         {"\xe2\x82\xac", "\xe2\x82\xac"},
         {"\xf0\x9f\x90\xab", "\xf0\x9f\x90\xab"},
         {"\xf5\x80\x80\x80", "????"},

@@ -87,6 +87,12 @@ static void test_proportions(void)
         CU_ASSERT(layers(plan, s) >= 3 && layers(plan, s) <= 5);
     shard_plan_destroy(plan);
 
+    /* Embedding and head are as large as a layer each, so the middle gets one more. */
+    plan = plan_for(equal, 3, &defaults);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(plan);
+    CU_ASSERT(layers(plan, 0) == 5 && layers(plan, 1) == 6 && layers(plan, 2) == 5);
+    shard_plan_destroy(plan);
+
     const uint64_t uneven[] = {1 * GIB, 4 * GIB, 2 * GIB};
     plan = plan_for(uneven, 3, &defaults);
     CU_ASSERT_PTR_NOT_NULL_FATAL(plan);
