@@ -199,6 +199,23 @@ static void on_rows(struct coord_engine *e, struct coord_batch *batch,
     }
 }
 
+/* Whether every range got what it asked for: a sequence whose last position was computed has a new
+ * token, or is over. */
+static bool answered(const struct coord_batch *batch)
+{
+    for (uint32_t i = 0; i < batch->n_ranges; i++) {
+        const struct coord_range *r = &batch->ranges[i];
+        if (!r->seq->finished && r->seq->n_ids <= r->range.pos + r->range.n)
+            return false;
+    }
+    return true;
+}
+
+static void lose_last_stage(struct coord_engine *e, const char *why)
+{
+    engine__lose_worker(e, e->stages[e->plan->n_stages - 1], why);
+}
+
 void engine__on_result(struct coord_engine *e, const struct proto_result *result,
                        const struct net_payload *payload)
 {
@@ -214,11 +231,15 @@ void engine__on_result(struct coord_engine *e, const struct proto_result *result
         status = proto_fail(&error, PROTO_FORMAT, "results for a vocabulary of %u, expected %u",
                             result->n_vocab, e->model->n_vocab);
     if (status != PROTO_OK) {
-        engine__lose_worker(e, e->stages[e->plan->n_stages - 1], error.text);
+        lose_last_stage(e, error.text);
         return;
     }
     e->progressed_ns = net_now_ns();
     on_rows(e, batch, result, payload ? net_payload_data(payload) : NULL);
+    if (result->last && !answered(batch)) {
+        lose_last_stage(e, "it left out rows of a batch's results");
+        return;
+    }
     if (result->last) {
         account_times(e, batch, result);
         engine__batch_done(e, batch);

@@ -246,6 +246,10 @@ static bool out_fill(struct completion *c)
         case STEP_FAILED:
             return out_failure(c, &fault);
         case STEP_NOTHING:
+            if (atomic_load(&c->server->stopping)) {
+                api__fault_stopping(&fault);
+                return out_failure(c, &fault);
+            }
             if (api__gone(c->server, c->connection))
                 return false;
             if (now_s() >= keepalive)

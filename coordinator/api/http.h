@@ -3,14 +3,15 @@
  * What the files of the HTTP side share: the server, a request while it is answered, faults (an
  * HTTP status with OpenAI's error object) and replies. Only files of this folder include it.
  *
- * A request runs on its connection's own thread from the first byte to the last, so nothing here
- * needs a lock; the engine has its own.
+ * A request runs on its connection's own thread from the first byte to the last, so only the
+ * count of requests needs a lock; the engine has its own.
  */
 #ifndef COORDINATOR_API_HTTP_H
 #define COORDINATOR_API_HTTP_H
 
 #include <jansson.h>
 #include <microhttpd.h>
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "coordinator/api/server.h"
@@ -29,6 +30,9 @@ struct api_server {
     int64_t started; /* Unix time */
     atomic_bool stopping;
     atomic_bool measuring; /* a bench is running */
+    pthread_mutex_t mutex; /* of the two below */
+    pthread_cond_t answered;
+    unsigned n_requests; /* begun, not completed */
 };
 
 /* Why a request is not answered with what it asked for. */

@@ -19,6 +19,8 @@
 #define MAX_DISCARD_BYTES ((uint64_t)64 << 20)
 /* Requests to one address wait in line while all connections are taken. */
 #define LISTEN_BACKLOG 128
+/* For clients to take their answers before connections are cut. */
+#define STOP_S 1
 
 enum method { GET, POST };
 
@@ -118,6 +120,14 @@ static bool check_length(const struct api__request *r, struct api__fault *fault)
     return true;
 }
 
+static void count_request(struct api_server *server, int change)
+{
+    pthread_mutex_lock(&server->mutex);
+    server->n_requests += (unsigned)change;
+    pthread_cond_signal(&server->answered);
+    pthread_mutex_unlock(&server->mutex);
+}
+
 /* What can be said before the body is read. */
 static void check_head(struct api__request *r, const char *path, const char *method)
 {
@@ -145,6 +155,7 @@ static enum MHD_Result begin(struct api_server *server, struct MHD_Connection *c
     if (!r)
         return MHD_NO;
     *state = r;
+    count_request(server, 1);
     r->server = server;
     r->connection = connection;
     r->route = find_route(path);
@@ -226,6 +237,7 @@ static void on_completed(void *user, struct MHD_Connection *connection, void **s
     proto_log(PROTO_LOG_INFO, "API-REQUEST", "path=%s status=%u complete=%d",
               r->route ? r->route->path : "-", r->status,
               how == MHD_REQUEST_TERMINATED_COMPLETED_OK);
+    count_request(r->server, -1);
     free(r->body);
     free(r);
     *state = NULL;
@@ -313,14 +325,25 @@ static enum proto_status start_daemon(struct api_server *server, int fd, unsigne
                                       struct proto_error *error)
 {
     server->daemon = MHD_start_daemon(
-        MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL, 0, NULL,
-        NULL, on_request, server, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED,
-        on_completed, NULL, MHD_OPTION_CONNECTION_LIMIT, connections, MHD_OPTION_CONNECTION_TIMEOUT,
-        API__IDLE_TIMEOUT_S, MHD_OPTION_END);
+        MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL |
+            MHD_USE_ITC,
+        0, NULL, NULL, on_request, server, MHD_OPTION_LISTEN_SOCKET, fd,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_CONNECTION_LIMIT, connections,
+        MHD_OPTION_CONNECTION_TIMEOUT, API__IDLE_TIMEOUT_S, MHD_OPTION_END);
     if (!server->daemon)
         return proto_fail(error, PROTO_IO, "cannot start the HTTP server on %s: %s", server->url,
                           strerror(errno));
     return PROTO_OK;
+}
+
+static void init_lock(struct api_server *server)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&server->mutex, NULL);
+    pthread_cond_init(&server->answered, &attr);
+    pthread_condattr_destroy(&attr);
 }
 
 enum proto_status api_server_start(struct api_server **out, struct coord_engine *engine,
@@ -336,6 +359,7 @@ enum proto_status api_server_start(struct api_server **out, struct coord_engine 
     server->engine = engine;
     server->started = (int64_t)time(NULL);
     atomic_init(&server->stopping, false);
+    init_lock(server);
     name_model(server, options->model_name);
     enum proto_status status = PROTO_OK;
     if (options->api_key && !(server->api_key = strdup(options->api_key)))
@@ -361,13 +385,34 @@ const char *api_server_url(const struct api_server *server)
     return server->url;
 }
 
+/* Requests end by themselves once the server is stopping: their clients are told why, if they read
+ * on. */
+static void await_answers(struct api_server *server)
+{
+    struct timespec deadline;
+    int rc = 0;
+    clock_gettime(CLOCK_MONOTONIC, &deadline);
+    deadline.tv_sec += STOP_S;
+    pthread_mutex_lock(&server->mutex);
+    while (server->n_requests > 0 && rc == 0)
+        rc = pthread_cond_timedwait(&server->answered, &server->mutex, &deadline);
+    pthread_mutex_unlock(&server->mutex);
+}
+
 void api_server_stop(struct api_server *server)
 {
     if (!server)
         return;
     atomic_store(&server->stopping, true);
-    if (server->daemon)
+    if (server->daemon) {
+        int fd = MHD_quiesce_daemon(server->daemon);
+        await_answers(server);
         MHD_stop_daemon(server->daemon);
+        if (fd >= 0)
+            close(fd);
+    }
+    pthread_cond_destroy(&server->answered);
+    pthread_mutex_destroy(&server->mutex);
     free(server->api_key);
     free(server);
 }
