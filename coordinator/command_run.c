@@ -30,6 +30,7 @@ static void print_stats(struct coord_backend *backend, const struct coord_event 
             done->decode_ns && done->n_generated > 1
                 ? (done->n_generated - 1) * 1e9 / (double)done->decode_ns
                 : 0.0);
+    fprintf(stderr, "a token (a batch of the prompt counts as one):\n");
     if (coord_engine_status(backend->engine, &status, &error) == PROTO_OK)
         coord_report_workers(&status, stderr);
     coord_status_finish(&status);

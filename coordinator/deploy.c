@@ -9,22 +9,24 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Loads shorter than this are over before a progress line helps. */
-#define QUIET_MS  400u
 #define REDRAW_MS 100u
 #define PLAIN_MS  5000u /* between lines where standard error is no terminal */
 
 /* ---- progress ---- */
 
-static void sum_progress(const struct coord_engine *e, uint64_t *done, uint64_t *total,
+/* False while a worker has not said yet how much it loads. */
+static bool sum_progress(const struct coord_engine *e, uint64_t *done, uint64_t *total,
                          uint64_t *fetched)
 {
+    bool known = true;
     *done = *total = *fetched = 0;
     for (uint32_t i = 0; e->plan && i < e->plan->n_stages; i++) {
         *done += e->stages[i]->done_bytes;
         *total += e->stages[i]->total_bytes;
         *fetched += e->stages[i]->fetched_bytes;
+        known &= e->stages[i]->total_bytes > 0;
     }
+    return known;
 }
 
 static void show_progress(struct coord_engine *e)
@@ -35,7 +37,8 @@ static void show_progress(struct coord_engine *e)
     uint64_t pause_ms = terminal ? REDRAW_MS : PLAIN_MS;
     if (!e->options.progress || now_ns - e->progress_ns < pause_ms * 1000000ull)
         return;
-    sum_progress(e, &done, &total, &fetched);
+    if (!sum_progress(e, &done, &total, &fetched))
+        return;
     e->progress_ns = now_ns;
     e->progress_shown = true;
     coord_format_bytes(done, done_text);

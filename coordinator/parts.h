@@ -124,7 +124,7 @@ struct coord_engine {
     enum coord_state state;
     struct shard_plan *plan;
     struct coord_worker **stages; /* of the plan, in order */
-    uint64_t epoch, deploy_ns, pinged_ns, progress_ns;
+    uint64_t epoch, deploy_ns, ticked_ns, pinged_ns, progress_ns;
     bool progress_shown;
 
     struct coord_seq *waiting, **waiting_last, *active, **active_last;
@@ -202,8 +202,8 @@ struct coord_batch *engine__find_batch(struct coord_engine *e, uint64_t id);
 void engine__seq_destroy(struct coord_seq *seq);
 
 /* results.c */
-void engine__on_result(struct coord_engine *e, const struct proto_result *result,
-                       const struct net_payload *payload);
+void engine__on_result(struct coord_engine *e, struct coord_worker *w,
+                       const struct proto_result *result, const struct net_payload *payload);
 void engine__on_failed(struct coord_engine *e, struct coord_worker *w,
                        const struct proto_failed *failed);
 

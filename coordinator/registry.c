@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define PING_MS  250u
+#define PAUSE_MS 1000u /* between two looks that are meant to be much closer */
 #define RIVAL_MS 1000u /* for which a worker must be silent before another takes its place */
 
 enum proto_status engine__tell(struct coord_worker *w, const struct proto_msg *msg,
@@ -42,6 +43,14 @@ static struct coord_worker *find_name(struct coord_engine *e, const char *name)
     return NULL;
 }
 
+static struct coord_worker *find_lost(struct coord_engine *e)
+{
+    for (uint32_t i = 0; i < e->n_workers; i++)
+        if (e->workers[i]->state == COORD_LOST)
+            return e->workers[i];
+    return NULL;
+}
+
 static void refuse(struct coord_port *port, net_peer peer, enum proto_status status,
                    const char *text)
 {
@@ -52,21 +61,22 @@ static void refuse(struct coord_port *port, net_peer peer, enum proto_status sta
     proto_log(PROTO_LOG_WARN, "COORD-WORKER-REFUSED", "reason=\"%s\"", text);
 }
 
-/* Why this hello is refused; PROTO_OK if it is not. A stranger learns only that its token is
- * wrong. */
+/* Why this hello is refused; PROTO_OK if it is not. Of another version only the version is known,
+ * so it comes first. A stranger learns nothing beyond that and that its token is wrong. */
 static enum proto_status judge(struct coord_engine *e, const uint8_t *key,
                                const struct proto_hello *hello, struct proto_error *why)
 {
-    if (!net_proof_ok(hello->proof, e->keys.secret, key))
-        return proto_fail(why, PROTO_REFUSED,
-                          "its join token is not this cluster's; run "
-                          "`caravan keygen` here and use the token it prints");
     if (hello->version != PROTO_WIRE_VERSION)
         return proto_fail(why, PROTO_VERSION,
                           "it speaks protocol version %u, expected %u; install the same release of "
                           "Caravan on both machines",
                           hello->version, PROTO_WIRE_VERSION);
-    if (!find_key(e, key) && e->n_workers == PROTO_MAX_WORKERS)
+    if (!net_proof_ok(hello->proof, e->keys.secret, key))
+        return proto_fail(
+            why, PROTO_REFUSED,
+            "its join token is not this cluster's; use the one that `caravan keygen` printed on "
+            "the coordinator's machine");
+    if (!find_key(e, key) && e->n_workers == PROTO_MAX_WORKERS && !find_lost(e))
         return proto_fail(why, PROTO_LIMIT, "the cluster has %u workers, which is the most",
                           PROTO_MAX_WORKERS);
     return PROTO_OK;
@@ -115,16 +125,21 @@ static void choose_name(struct coord_engine *e, struct coord_worker *w, const ch
     memcpy(w->name, name, sizeof w->name);
 }
 
-/* The record of the worker with this key, new or from before it was lost. A child that replaces
- * one that died has a new key but the old name. */
-static struct coord_worker *record_for(struct coord_engine *e, const struct coord_port *port,
-                                       const uint8_t *key, const struct proto_hello *hello)
+/* The record of the worker with this key, new or from before it was lost. A worker that comes back
+ * with a new key (a child has no other) goes on under its old name. Where there are too many
+ * records, that of a worker which is lost is given up. */
+static struct coord_worker *record_for(struct coord_engine *e, const uint8_t *key,
+                                       const struct proto_hello *hello)
 {
     struct coord_worker *w = find_key(e, key);
-    if (!w && port->local) {
+    if (!w) {
         w = find_name(e, hello->name);
         if (w && w->state != COORD_LOST)
             w = NULL;
+    }
+    if (!w && e->n_workers == PROTO_MAX_WORKERS) {
+        w = find_lost(e);
+        choose_name(e, w, hello->name);
     }
     if (!w) {
         w = calloc(1, sizeof *w);
@@ -151,7 +166,7 @@ static void on_hello(struct coord_port *port, net_peer from, const uint8_t *key,
         return;
     struct coord_worker *w = find_peer(e, port->link, from);
     bool known = w != NULL;
-    if (!known && !(w = record_for(e, port, key, hello)))
+    if (!known && !(w = record_for(e, key, hello)))
         return; /* out of memory: the worker asks again */
     if (!known) {
         w->state = COORD_JOINED;
@@ -205,7 +220,7 @@ static void on_known(struct coord_engine *e, struct coord_worker *w, struct prot
     if (msg->kind == PROTO_MSG_PONG)
         on_pong(e, w, &msg->pong, now_ns);
     else if (msg->kind == PROTO_MSG_RESULT)
-        engine__on_result(e, &msg->result, *payload);
+        engine__on_result(e, w, &msg->result, *payload);
     else if (msg->kind == PROTO_MSG_FAILED)
         engine__on_failed(e, w, &msg->failed);
     else if (msg->kind == PROTO_MSG_PROGRESS)
@@ -262,6 +277,10 @@ void engine__describe_missing(const struct coord_engine *e, char *text, size_t b
     uint32_t expected = e->options.local_workers + e->options.workers, there = 0;
     size_t used = 0;
     text[0] = 0;
+    if (e->state == COORD_DEPLOYING) {
+        snprintf(text, bytes, "the model is being loaded");
+        return;
+    }
     for (uint32_t i = 0; i < e->n_workers; i++) {
         if (e->workers[i]->state != COORD_LOST) {
             there++;
@@ -300,8 +319,21 @@ void engine__lose_worker(struct coord_engine *e, struct coord_worker *w, const c
     engine__deploy(e);
 }
 
+/* Where this process did not run for a while (Ctrl-Z, a laptop that slept), it did not listen
+ * either, and nobody's silence means anything. */
+static void forgive_pause(struct coord_engine *e, uint64_t now_ns)
+{
+    if (e->ticked_ns && now_ns - e->ticked_ns > PAUSE_MS * 1000000ull) {
+        for (uint32_t i = 0; i < e->n_workers; i++)
+            net_clock_heard(&e->workers[i]->clock, now_ns);
+        e->progressed_ns = now_ns;
+    }
+    e->ticked_ns = now_ns;
+}
+
 void engine__ping_workers(struct coord_engine *e, uint64_t now_ns)
 {
+    forgive_pause(e, now_ns);
     uint64_t deadline_ns = (uint64_t)e->options.deadline_ms * 1000000u;
     bool due = now_ns - e->pinged_ns >= PING_MS * 1000000ull;
     char why[96];

@@ -50,6 +50,6 @@ void coord_report_workers(const struct coord_status *status, FILE *out)
         held += w->weight_bytes;
     }
     coord_format_bytes(held, bytes);
-    fprintf(out, "%-14s %-16s %10s %12.3f %12.3f %12.3f\n", "a token", "", bytes, compute, wait,
+    fprintf(out, "%-14s %-16s %10s %12.3f %12.3f %12.3f\n", "all", "", bytes, compute, wait,
             wire);
 }

@@ -211,17 +211,13 @@ static bool answered(const struct coord_batch *batch)
     return true;
 }
 
-static void lose_last_stage(struct coord_engine *e, const char *why)
-{
-    engine__lose_worker(e, e->stages[e->plan->n_stages - 1], why);
-}
-
-void engine__on_result(struct coord_engine *e, const struct proto_result *result,
-                       const struct net_payload *payload)
+void engine__on_result(struct coord_engine *e, struct coord_worker *w,
+                       const struct proto_result *result, const struct net_payload *payload)
 {
     struct proto_error error;
     struct coord_batch *batch = NULL;
-    if (e->state == COORD_SERVING && result->epoch == e->epoch)
+    if (e->state == COORD_SERVING && result->epoch == e->epoch &&
+        w == e->stages[e->plan->n_stages - 1])
         batch = engine__find_batch(e, result->batch);
     if (!batch)
         return;
@@ -231,13 +227,13 @@ void engine__on_result(struct coord_engine *e, const struct proto_result *result
         status = proto_fail(&error, PROTO_FORMAT, "results for a vocabulary of %u, expected %u",
                             result->n_vocab, e->model->n_vocab);
     if (status != PROTO_OK) {
-        lose_last_stage(e, error.text);
+        engine__lose_worker(e, w, error.text);
         return;
     }
     e->progressed_ns = net_now_ns();
     on_rows(e, batch, result, payload ? net_payload_data(payload) : NULL);
     if (result->last && !answered(batch)) {
-        lose_last_stage(e, "it left out rows of a batch's results");
+        engine__lose_worker(e, w, "it left out rows of a batch's results");
         return;
     }
     if (result->last) {

@@ -34,7 +34,7 @@ enum proto_status engine__enqueue(struct coord_engine *e, struct coord_seq *seq,
     char missing[256];
     if (e->state != COORD_SERVING) {
         engine__describe_missing(e, missing, sizeof missing);
-        return proto_fail(error, PROTO_LOST, "the model is not loaded: %s", missing);
+        return proto_fail(error, PROTO_LOST, "no request can be taken yet: %s", missing);
     }
     if (e->n_waiting >= COORD_MAX_WAITING)
         return proto_fail(error, PROTO_BUSY,

@@ -15,6 +15,7 @@
 #include "worker/fetch.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -428,19 +429,20 @@ static void take_batch(struct session *s, struct proto_batch *batch, struct net_
         tell_failed(s, number, &error);
 }
 
+/* The coordinator may be there again soon: the goodbye lets it know that this worker starts over.
+ */
 static void lose_coordinator(struct session *s, const char *why)
 {
     proto_log(PROTO_LOG_WARN, "WORKER-COORDINATOR-LOST", "reason=\"%s\"", why);
+    struct proto_msg msg = {.kind = PROTO_MSG_BYE};
     struct proto_error error;
     proto_fail(&error, PROTO_LOST, "the coordinator is gone: %s", why);
     if (s->fetcher)
         worker_fetcher_fail(s->fetcher, &error);
     if (s->building)
         atomic_store(&s->cancel, true);
-    if (s->options->local)
-        end_session(s, &error);
-    else
-        set_state(s, STATE_JOINING);
+    tell(s, &msg);
+    set_state(s, STATE_JOINING);
 }
 
 static void take_welcome(struct session *s, const struct proto_welcome *welcome)
@@ -600,20 +602,28 @@ static void link_again(struct session *s, uint64_t now_ns)
     }
 }
 
+static void join(struct session *s, uint64_t now_ns)
+{
+    if (s->options->local && now_ns - s->heard_ns > s->deadline_ms * 3000000ull) {
+        struct proto_error error;
+        proto_fail(&error, PROTO_TIMEOUT, "the coordinator at %s does not answer",
+                   s->options->endpoint);
+        end_session(s, &error);
+    } else if (now_ns - s->hello_ns > HELLO_MS * 1000000ull) {
+        tell_hello(s);
+        s->hello_ns = now_ns;
+    }
+}
+
 static void on_tick(void *arg)
 {
     struct session *s = arg;
     uint64_t now_ns = net_now_ns();
-    if (s->state == STATE_JOINING) {
-        if (s->options->local && now_ns - s->heard_ns > s->deadline_ms * 3000000ull)
-            lose_coordinator(s, "it does not answer");
-        else if (now_ns - s->hello_ns > HELLO_MS * 1000000ull) {
-            tell_hello(s);
-            s->hello_ns = now_ns;
-        }
-        return;
-    }
-    if (now_ns - s->heard_ns > s->deadline_ms * 1000000ull)
+    bool silent = now_ns - s->heard_ns > s->deadline_ms * 1000000ull;
+    /* A child gets a signal when its parent dies; one that is silent was stopped by a person. */
+    if (s->state == STATE_JOINING)
+        join(s, now_ns);
+    else if (silent && !s->options->local)
         lose_coordinator(s, "it has been silent for longer than the deadline");
     else if (s->state == STATE_LINKING)
         link_again(s, now_ns);
@@ -683,6 +693,9 @@ static void close_session(struct session *s)
 {
     struct proto_error over = {PROTO_CANCELLED, "the worker is stopping"};
     s->closing = true;
+    /* The batch being computed is waited for; a second Ctrl-C does not wait. */
+    signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
     atomic_store(&s->cancel, true);
     if (s->fetcher)
         worker_fetcher_fail(s->fetcher, &over);

@@ -132,6 +132,14 @@ def test_interrupted_transfer(case):
     assert c.complete() == Cluster(case, c.model, workers=1).start().complete()
 
 
+def test_shared_cache(case):
+    """Workers of one machine may share a cache."""
+    c = Cluster(case, case.world.model("llama4-maverick-tiny", "Q8_0"))
+    c.cache = lambda i: case.dir / "cache-server"
+    c.start()
+    assert c.complete() == Cluster(case, c.model, workers=1).start().complete()
+
+
 def test_damaged_piece(case):
     """A piece whose bytes rotted on the disk is fetched again."""
     c = Cluster(case, case.world.small(), workers=1).start()

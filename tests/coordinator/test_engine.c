@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the engine does with workers that are not as they should be. */
+#include <CUnit/Basic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "coordinator/engine.h"
+#include "puppet.h"
+#include "shard/mkmodel.h"
+
+#define FIRST_TOKEN 300
+
+static char folder[] = "/tmp/caravan-engine-XXXXXX", model[64];
+static struct net_cluster_keys keys;
+static struct coord_engine *engine;
+static struct puppet puppet;
+
+static void start(const struct puppet_options *options)
+{
+    const struct coord_engine_options how = {.model_path = model,
+                                             .workers = 1,
+                                             .listen = "tcp://127.0.0.1:0",
+                                             .keys = &keys,
+                                             .ctx = 64,
+                                             .deadline_ms = 60000,
+                                             .cache_dir = folder};
+    struct proto_error error = {0};
+    if (coord_engine_create(&engine, &how, &error) != PROTO_OK) {
+        fprintf(stderr, "no engine: %s\n", error.text);
+        abort();
+    }
+    puppet_start(&puppet, coord_engine_endpoint(engine), &keys, options);
+}
+
+static void finish(void)
+{
+    puppet_finish(&puppet);
+    coord_engine_destroy(engine);
+}
+
+/* Starts a puppet that is ready. */
+static void start_ready(void (*on_batch)(struct puppet *puppet, const struct proto_batch *batch))
+{
+    const struct puppet_options options = {.on_batch = on_batch};
+    struct proto_error error = {0};
+    start(&options);
+    CU_ASSERT_EQUAL_FATAL(coord_engine_wait_ready(engine, &error), PROTO_OK);
+}
+
+/* ---- joining ---- */
+
+static uint32_t count_workers(void)
+{
+    struct coord_status status;
+    struct proto_error error;
+    CU_ASSERT_EQUAL_FATAL(coord_engine_status(engine, &status, &error), PROTO_OK);
+    uint32_t n = status.n_workers;
+    coord_status_finish(&status);
+    return n;
+}
+
+static void check_refused(const struct puppet_options *options, const char *first,
+                          const char *second)
+{
+    start(options);
+    CU_ASSERT_FATAL(puppet_wait(&puppet, PROTO_MSG_REFUSE, 1));
+    CU_ASSERT_PTR_NOT_NULL(strstr(puppet.refusal, first));
+    CU_ASSERT_PTR_NOT_NULL(strstr(puppet.refusal, second));
+    CU_ASSERT_PTR_NULL(strstr(puppet.refusal, "llama"));
+    for (int kind = PROTO_MSG_HELLO; kind <= PROTO_MSG_MEASURED; kind++)
+        CU_ASSERT_EQUAL(puppet_heard(&puppet, kind), kind == PROTO_MSG_REFUSE);
+    CU_ASSERT_EQUAL(count_workers(), 0);
+    finish();
+}
+
+static void test_other_version(void)
+{
+    const struct puppet_options options = {.version = PROTO_WIRE_VERSION + 7};
+    char found[32], expected[32];
+    snprintf(found, sizeof found, "version %u", PROTO_WIRE_VERSION + 7);
+    snprintf(expected, sizeof expected, "expected %u", PROTO_WIRE_VERSION);
+    check_refused(&options, found, expected);
+}
+
+static void test_wrong_proof(void)
+{
+    const struct puppet_options options = {.wrong_proof = true};
+    check_refused(&options, "token", "caravan keygen");
+}
+
+static void test_failed_load(void)
+{
+    const struct puppet_options options = {.never_ready = true};
+    struct proto_error error = {0};
+    start(&options);
+    CU_ASSERT_FATAL(puppet_wait(&puppet, PROTO_MSG_LOAD, 1));
+    struct proto_msg msg = {.kind = PROTO_MSG_FAILED,
+                            .failed = {.epoch = puppet.epoch,
+                                       .status = PROTO_NOSPACE,
+                                       .text = "the strings are tangled"}};
+    puppet_post(&puppet, &msg);
+    CU_ASSERT_EQUAL(coord_engine_wait_ready(engine, &error), PROTO_NOSPACE);
+    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "\"puppet\""));
+    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "the strings are tangled"));
+    finish();
+}
+
+/* ---- results ---- */
+
+struct candidate {
+    uint32_t id;
+    float logit;
+};
+
+/* A result with one row of one candidate for the first range's last position. */
+struct answer {
+    struct proto_result_row row;
+    struct candidate candidate;
+    struct proto_msg msg;
+    size_t len;
+};
+
+static void make_answer(struct answer *answer, const struct proto_batch *batch)
+{
+    uint64_t pos = batch->n_ranges ? batch->ranges[0].pos + batch->ranges[0].n - 1 : 0;
+    answer->row = (struct proto_result_row){.pos = pos, .count = 1, .lse = 1};
+    answer->candidate = (struct candidate){(uint32_t)(FIRST_TOKEN + pos), 1};
+    answer->len = sizeof answer->candidate;
+    answer->msg = (struct proto_msg){.kind = PROTO_MSG_RESULT,
+                                     .result = {.epoch = batch->epoch,
+                                                .batch = batch->batch,
+                                                .n_vocab = 512,
+                                                .last = true,
+                                                .rows = &answer->row,
+                                                .n_rows = batch->n_ranges ? 1 : 0}};
+    if (!batch->n_ranges)
+        answer->len = 0;
+}
+
+static void send_answer(struct puppet *p, struct answer *answer)
+{
+    puppet_send(p, &answer->msg, answer->len ? &answer->candidate : NULL, answer->len);
+}
+
+static void answer_well(struct puppet *p, const struct proto_batch *batch)
+{
+    struct answer answer;
+    make_answer(&answer, batch);
+    send_answer(p, &answer);
+}
+
+/* Asks for tokens after a prompt of three; what ended it. tokens may be NULL. */
+static struct coord_event generate(uint32_t n, int32_t *tokens)
+{
+    const int32_t ids[] = {1, 5, 9};
+    struct coord_request request = {.want = COORD_WANT_TOKENS,
+                                    .ids = ids,
+                                    .n_ids = 3,
+                                    .max_tokens = n,
+                                    .ignore_eog = true,
+                                    .sampling = TEXT_SAMPLING_DEFAULT};
+    struct coord_stream *stream;
+    struct coord_event event = {0};
+    request.sampling.temperature = 0;
+    CU_ASSERT_EQUAL_FATAL(coord_engine_submit(engine, &request, &stream, &event.error), PROTO_OK);
+    for (;;) {
+        CU_ASSERT_FATAL(coord_stream_next(stream, &event, 60000));
+        if (event.kind != COORD_EVENT_TOKEN)
+            break;
+        if (tokens)
+            *tokens++ = event.token;
+    }
+    coord_stream_destroy(stream);
+    return event;
+}
+
+static void check_generates(void)
+{
+    int32_t tokens[4] = {0};
+    struct coord_event end = generate(4, tokens);
+    CU_ASSERT_EQUAL(end.kind, COORD_EVENT_DONE);
+    for (int i = 0; i < 4; i++)
+        CU_ASSERT_EQUAL(tokens[i], FIRST_TOKEN + 2 + i);
+}
+
+static void test_good_answers(void)
+{
+    start_ready(answer_well);
+    check_generates();
+    finish();
+}
+
+/* The request fails and the worker is given up, with a text that has these words. */
+static void check_given_up(void (*on_batch)(struct puppet *puppet, const struct proto_batch *batch),
+                           const char *word)
+{
+    start_ready(on_batch);
+    struct coord_event end = generate(4, NULL);
+    CU_ASSERT_EQUAL(end.kind, COORD_EVENT_FAILED);
+    CU_ASSERT_EQUAL(end.error.status, PROTO_LOST);
+    CU_ASSERT_PTR_NOT_NULL(strstr(end.error.text, "\"puppet\""));
+    CU_ASSERT_PTR_NOT_NULL(strstr(end.error.text, word));
+    finish();
+}
+
+static void answer_other_vocabulary(struct puppet *p, const struct proto_batch *batch)
+{
+    struct answer answer;
+    make_answer(&answer, batch);
+    answer.msg.result.n_vocab = 511;
+    send_answer(p, &answer);
+}
+
+static void test_other_vocabulary(void)
+{
+    check_given_up(answer_other_vocabulary, "vocabulary");
+}
+
+static void answer_short(struct puppet *p, const struct proto_batch *batch)
+{
+    struct answer answer;
+    make_answer(&answer, batch);
+    answer.len--;
+    send_answer(p, &answer);
+}
+
+static void test_short_payload(void)
+{
+    check_given_up(answer_short, "bytes");
+}
+
+static void answer_without_rows(struct puppet *p, const struct proto_batch *batch)
+{
+    struct answer answer;
+    make_answer(&answer, batch);
+    answer.msg.result.n_rows = 0;
+    answer.len = 0;
+    send_answer(p, &answer);
+}
+
+/* Nobody waits for ever for a row that will not come. */
+static void test_missing_rows(void)
+{
+    check_given_up(answer_without_rows, "left out");
+}
+
+static void answer_other_row(struct puppet *p, const struct proto_batch *batch)
+{
+    struct answer answer;
+    make_answer(&answer, batch);
+    answer.row.pos++;
+    send_answer(p, &answer);
+}
+
+static void test_row_that_nobody_wants(void)
+{
+    check_given_up(answer_other_row, "left out");
+}
+
+static void answer_strange_token(struct puppet *p, const struct proto_batch *batch)
+{
+    struct answer answer;
+    make_answer(&answer, batch);
+    answer.candidate.id = 512;
+    send_answer(p, &answer);
+}
+
+static void test_token_out_of_range(void)
+{
+    start_ready(answer_strange_token);
+    struct coord_event end = generate(4, NULL);
+    CU_ASSERT_EQUAL(end.kind, COORD_EVENT_FAILED);
+    CU_ASSERT_PTR_NOT_NULL(strstr(end.error.text, "vocabulary"));
+    finish();
+}
+
+static void answer_failed(struct puppet *p, const struct proto_batch *batch)
+{
+    struct proto_msg msg = {.kind = PROTO_MSG_FAILED,
+                            .failed = {.epoch = batch->epoch,
+                                       .batch = batch->batch,
+                                       .status = PROTO_NOMEM,
+                                       .text = "no wood is left"}};
+    puppet_send(p, &msg, NULL, 0);
+}
+
+/* A batch that failed ends its requests and nothing else. */
+static void test_failed_batch(void)
+{
+    start_ready(answer_failed);
+    for (int i = 0; i < 2; i++) {
+        struct coord_event end = generate(4, NULL);
+        CU_ASSERT_EQUAL(end.kind, COORD_EVENT_FAILED);
+        CU_ASSERT_EQUAL(end.error.status, PROTO_NOMEM);
+        CU_ASSERT_PTR_NOT_NULL(strstr(end.error.text, "no wood is left"));
+    }
+    finish();
+}
+
+static void answer_with_noise(struct puppet *p, const struct proto_batch *batch)
+{
+    struct answer answer;
+    make_answer(&answer, batch);
+    answer.msg.result.batch += 1000;
+    send_answer(p, &answer);
+    answer.msg.result.batch -= 1000;
+    answer.msg.result.epoch++;
+    send_answer(p, &answer);
+    answer.msg.result.epoch--;
+    send_answer(p, &answer);
+    send_answer(p, &answer); /* once more, when it is over */
+}
+
+/* Results of batches and epochs that are not, and messages out of turn, change nothing. */
+static void test_out_of_turn(void)
+{
+    start_ready(answer_with_noise);
+    struct proto_msg messages[] = {
+        {.kind = PROTO_MSG_READY, .ready = {.epoch = 1}},
+        {.kind = PROTO_MSG_READY, .ready = {.epoch = 77}},
+        {.kind = PROTO_MSG_PROGRESS, .progress = {.epoch = 1, .done_bytes = 1, .total_bytes = 9}},
+        {.kind = PROTO_MSG_FAILED, .failed = {.epoch = 1, .status = PROTO_IO, .text = "?"}},
+        {.kind = PROTO_MSG_FAILED,
+         .failed = {.epoch = 1, .batch = 12345, .status = PROTO_IO, .text = "?"}},
+        {.kind = PROTO_MSG_WANT, .want = {.epoch = 1, .tensor = 4000}},
+        {.kind = PROTO_MSG_FETCH, .fetch = {.epoch = 1, .tensor = 4000, .bytes = 16}},
+        {.kind = PROTO_MSG_FETCH, .fetch = {.epoch = 1, .piece = 1u << 31, .bytes = 16}},
+        {.kind = PROTO_MSG_FETCH, .fetch = {.epoch = 1, .offset = 67000000, .bytes = 16}},
+        {.kind = PROTO_MSG_LINK, .link = {.epoch = 1}},
+        {.kind = PROTO_MSG_WELCOME, .welcome = {.ping_ms = 1, .deadline_ms = 1}},
+        {.kind = PROTO_MSG_MEASURED, .measured = {.read_bytes_s = 1}},
+    };
+    for (size_t i = 0; i < sizeof messages / sizeof *messages; i++)
+        puppet_post(&puppet, &messages[i]);
+    /* Answered: what was sent before has been taken. */
+    struct proto_msg want = {.kind = PROTO_MSG_WANT, .want = {.epoch = 1, .tensor = 0}};
+    puppet_post(&puppet, &want);
+    CU_ASSERT(puppet_wait(&puppet, PROTO_MSG_HASHES, 1));
+    CU_ASSERT_EQUAL(puppet_heard(&puppet, PROTO_MSG_CHUNK), 0);
+    check_generates();
+    check_generates();
+    CU_ASSERT_EQUAL(puppet_heard(&puppet, PROTO_MSG_LOAD), 1);
+    finish();
+}
+
+/* A worker that says goodbye ends what it was doing. */
+static void answer_goodbye(struct puppet *p, const struct proto_batch *batch)
+{
+    struct proto_msg msg = {.kind = PROTO_MSG_BYE};
+    (void)batch;
+    puppet_send(p, &msg, NULL, 0);
+}
+
+static void test_goodbye(void)
+{
+    check_given_up(answer_goodbye, "left the cluster");
+}
+
+/* ---- requests ---- */
+
+static enum proto_status try(const int32_t *ids, size_t n_ids, uint32_t max_tokens,
+                             struct proto_error *error)
+{
+    struct coord_request request = {.want = COORD_WANT_TOKENS,
+                                    .ids = ids,
+                                    .n_ids = n_ids,
+                                    .max_tokens = max_tokens,
+                                    .sampling = TEXT_SAMPLING_DEFAULT};
+    struct coord_stream *stream = NULL;
+    enum proto_status status = coord_engine_submit(engine, &request, &stream, error);
+    coord_stream_destroy(stream);
+    return status;
+}
+
+static void test_bad_requests(void)
+{
+    int32_t ids[65] = {1, 512};
+    struct proto_error error = {0};
+    start_ready(answer_well);
+    CU_ASSERT_EQUAL(try(ids, 0, 4, &error), PROTO_INVALID);
+    CU_ASSERT_EQUAL(try(ids, 2, 4, &error), PROTO_INVALID);
+    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "512"));
+    ids[1] = -1;
+    CU_ASSERT_EQUAL(try(ids, 2, 4, &error), PROTO_INVALID);
+    ids[1] = 3;
+    CU_ASSERT_EQUAL(try(ids, 2, 0, &error), PROTO_INVALID);
+    CU_ASSERT_EQUAL(try(ids, 64, 1, &error), PROTO_INVALID);
+    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "64"));
+    CU_ASSERT_EQUAL(try(ids, 63, 1000, &error), PROTO_OK);
+    check_generates();
+    finish();
+}
+
+static bool make_model(void)
+{
+    const char *sets[] = {"layers=2"};
+    const struct shard_mkmodel_options how = {
+        .preset = "llama3-tiny", .type = "F32", .seed = 1, .sets = sets, .n_sets = 1};
+    struct proto_error error = {0};
+    char digest[65];
+    if (!mkdtemp(folder))
+        return false;
+    snprintf(model, sizeof model, "%s/model.gguf", folder);
+    return shard_mkmodel(&how, model, digest, &error) == PROTO_OK &&
+           net_cluster_keys_generate(&keys, "", &error) == PROTO_OK;
+}
+
+static void remove_folder(void)
+{
+    char command[96];
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    if (system(command) != 0)
+        fprintf(stderr, "%s is left\n", folder);
+}
+
+int main(void)
+{
+    if (!make_model() || CU_initialize_registry() != CUE_SUCCESS)
+        return 1;
+    CU_pSuite suite = CU_add_suite("engine", NULL, NULL);
+    CU_add_test(suite, "a worker of another version", test_other_version);
+    CU_add_test(suite, "a worker without the secret", test_wrong_proof);
+    CU_add_test(suite, "a load that fails", test_failed_load);
+    CU_add_test(suite, "good answers", test_good_answers);
+    CU_add_test(suite, "a result for another vocabulary", test_other_vocabulary);
+    CU_add_test(suite, "a payload that is too short", test_short_payload);
+    CU_add_test(suite, "a result without its rows", test_missing_rows);
+    CU_add_test(suite, "a row that nobody wants", test_row_that_nobody_wants);
+    CU_add_test(suite, "a token out of range", test_token_out_of_range);
+    CU_add_test(suite, "a batch that fails", test_failed_batch);
+    CU_add_test(suite, "messages out of turn", test_out_of_turn);
+    CU_add_test(suite, "a goodbye", test_goodbye);
+    CU_add_test(suite, "bad requests", test_bad_requests);
+    CU_basic_set_mode(CU_BRM_VERBOSE);
+    CU_basic_run_tests();
+    unsigned failures = CU_get_number_of_failures();
+    CU_cleanup_registry();
+    remove_folder();
+    return failures ? 1 : 0;
+}
