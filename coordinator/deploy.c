@@ -193,6 +193,10 @@ void engine__deploy(struct coord_engine *e)
         return;
     qsort(workers, e->options.local_workers < n ? e->options.local_workers : n, sizeof *workers,
           by_name);
+    /* An earlier failure is over. */
+    pthread_mutex_lock(&e->mutex);
+    e->failure.status = PROTO_OK;
+    pthread_mutex_unlock(&e->mutex);
     e->epoch++;
     e->deploy_ns = net_now_ns();
     e->progress_ns = 0;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #define TICK_MS             100u
+#define RETRY_MS            3000u /* from a load that failed to the next */
 #define DEFAULT_DEADLINE_MS 3000u
 #define DEFAULT_CTX         8192u
 #define DEFAULT_BATCH       512u
@@ -67,9 +68,11 @@ void engine__set_ready(struct coord_engine *e, bool ready)
 void engine__fail(struct coord_engine *e, const struct proto_error *error)
 {
     pthread_mutex_lock(&e->mutex);
-    /* Who waits for the first load says it. */
-    if (e->was_ready)
+    /* Who waits for the first load says it, and decides. */
+    if (e->was_ready) {
         proto_log(PROTO_LOG_WARN, "COORD-FAILED", "error=\"%s\"", error->text);
+        e->retry_ns = net_now_ns() + RETRY_MS * 1000000ull;
+    }
     e->failure = *error;
     pthread_cond_broadcast(&e->changed);
     pthread_mutex_unlock(&e->mutex);
@@ -125,10 +128,19 @@ static void check_progress(struct coord_engine *e, uint64_t now_ns)
     engine__deploy(e);
 }
 
+static void retry(struct coord_engine *e, uint64_t now_ns)
+{
+    if (!e->retry_ns || now_ns < e->retry_ns)
+        return;
+    e->retry_ns = 0;
+    engine__deploy(e);
+}
+
 static void on_tick(void *arg)
 {
     struct coord_engine *e = arg;
     uint64_t now_ns = net_now_ns();
+    retry(e, now_ns);
     engine__ping_workers(e, now_ns);
     engine__tick_children(e, now_ns);
     check_progress(e, now_ns);

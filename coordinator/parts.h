@@ -124,6 +124,7 @@ struct coord_engine {
     enum coord_state state;
     struct shard_plan *plan;
     struct coord_worker **stages; /* of the plan, in order */
+    uint64_t retry_ns;            /* when a load that failed is tried again; 0: never */
     uint64_t epoch, deploy_ns, ticked_ns, pinged_ns, progress_ns;
     bool progress_shown;
 

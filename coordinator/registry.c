@@ -292,6 +292,8 @@ void engine__describe_missing(const struct coord_engine *e, char *text, size_t b
     }
     if (used && used < bytes)
         snprintf(text + used, bytes - used, " lost; %u of %u workers are here", there, expected);
+    else if (e->retry_ns && there >= expected)
+        snprintf(text, bytes, "%s", e->failure.text);
     else if (!used)
         snprintf(text, bytes, "%u of %u workers are here", there, expected);
 }
@@ -346,8 +348,8 @@ void engine__ping_workers(struct coord_engine *e, uint64_t now_ns)
             snprintf(why, sizeof why, "nothing was heard of it for %.1f s",
                      (double)(now_ns - w->clock.last_heard_ns) / 1e9);
             engine__lose_worker(e, w, why);
-        } else if (due) {
-            engine__tell(w, &msg, NULL, NULL);
+        } else if (due && engine__tell(w, &msg, NULL, NULL) == PROTO_LOST) {
+            engine__lose_worker(e, w, "its connection was closed");
         }
     }
     if (due)

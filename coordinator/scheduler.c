@@ -262,7 +262,8 @@ static bool dispatch(struct coord_engine *e)
     if (e->n_batches == 1)
         e->progressed_ns = net_now_ns();
     if (send_batch(e, batch, &error) != PROTO_OK) {
-        engine__lose_worker(e, e->stages[0], error.text);
+        engine__lose_worker(e, e->stages[0],
+                            error.status == PROTO_LOST ? "its connection was closed" : error.text);
         return false;
     }
     e->n_drops = 0;

@@ -6,6 +6,7 @@
 #include "net/internal.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,8 +98,10 @@ enum proto_status net__trouble_attach(struct net__trouble **out, struct net_loop
     trouble->watched = zmq;
     trouble->endpoint = endpoint;
     trouble->handler = handler;
+    /* Never used twice: libzmq lets go of an address some time after its socket was closed. */
+    static atomic_ulong number;
     char address[64];
-    snprintf(address, sizeof address, "inproc://trouble-%p", (void *)trouble);
+    snprintf(address, sizeof address, "inproc://trouble-%lu", atomic_fetch_add(&number, 1));
     enum proto_status status = PROTO_OK;
     trouble->monitor = zmq_socket(net__loop_zmq(loop), ZMQ_PAIR);
     /* The monitor's reader is connected before there are events: libzmq waits for it. */

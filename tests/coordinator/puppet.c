@@ -25,6 +25,15 @@ static void say_hello(struct puppet *puppet)
     puppet_send(puppet, &msg, NULL, 0);
 }
 
+static void say_failed(struct puppet *puppet)
+{
+    struct proto_msg msg = {.kind = PROTO_MSG_FAILED,
+                            .failed = {.epoch = puppet->epoch,
+                                       .status = PROTO_NOSPACE,
+                                       .text = "the strings are tangled"}};
+    puppet_send(puppet, &msg, NULL, 0);
+}
+
 static void say_ready(struct puppet *puppet)
 {
     struct proto_msg msg = {.kind = PROTO_MSG_READY, .ready = {.epoch = puppet->epoch}};
@@ -62,7 +71,9 @@ static void on_message(void *arg, net_peer from, const uint8_t key[PROTO_KEY_BYT
     note(puppet, msg);
     if (msg->kind == PROTO_MSG_PING)
         say_pong(puppet, &msg->ping);
-    else if (msg->kind == PROTO_MSG_LOAD && !puppet->options.never_ready)
+    else if (msg->kind == PROTO_MSG_LOAD && puppet->heard[msg->kind] == puppet->options.bad_load)
+        say_failed(puppet);
+    else if (msg->kind == PROTO_MSG_LOAD)
         say_ready(puppet);
     else if (msg->kind == PROTO_MSG_BATCH && puppet->options.on_batch)
         puppet->options.on_batch(puppet, &msg->batch);
@@ -111,6 +122,20 @@ void puppet_finish(struct puppet *puppet)
     net_loop_destroy(puppet->loop);
     pthread_cond_destroy(&puppet->changed);
     pthread_mutex_destroy(&puppet->mutex);
+}
+
+static void rejoin(void *arg)
+{
+    struct puppet *puppet = arg;
+    struct proto_msg msg = {.kind = PROTO_MSG_BYE};
+    puppet_send(puppet, &msg, NULL, 0);
+    say_hello(puppet);
+}
+
+void puppet_rejoin(struct puppet *puppet)
+{
+    if (net_loop_post(puppet->loop, rejoin, puppet) != PROTO_OK)
+        abort();
 }
 
 bool puppet_wait(struct puppet *puppet, enum proto_kind kind, unsigned n)

@@ -17,7 +17,7 @@ struct puppet;
 struct puppet_options {
     uint32_t version; /* of the protocol; 0: the right one */
     bool wrong_proof;
-    bool never_ready; /* a load is not answered */
+    unsigned bad_load; /* the number of a load that fails; 0: none */
     /* Answers a batch, on the puppet's loop; NULL: not at all. */
     void (*on_batch)(struct puppet *puppet, const struct proto_batch *batch);
 };
@@ -39,6 +39,9 @@ struct puppet {
 void puppet_start(struct puppet *puppet, const char *endpoint,
                   const struct net_cluster_keys *cluster, const struct puppet_options *options);
 void puppet_finish(struct puppet *puppet);
+
+/* Leaves the cluster and joins again. */
+void puppet_rejoin(struct puppet *puppet);
 
 /* Waits until n messages of a kind have come; false if that takes a minute. */
 bool puppet_wait(struct puppet *puppet, enum proto_kind kind, unsigned n);

@@ -92,15 +92,9 @@ static void test_wrong_proof(void)
 
 static void test_failed_load(void)
 {
-    const struct puppet_options options = {.never_ready = true};
+    const struct puppet_options options = {.bad_load = 1};
     struct proto_error error = {0};
     start(&options);
-    CU_ASSERT_FATAL(puppet_wait(&puppet, PROTO_MSG_LOAD, 1));
-    struct proto_msg msg = {.kind = PROTO_MSG_FAILED,
-                            .failed = {.epoch = puppet.epoch,
-                                       .status = PROTO_NOSPACE,
-                                       .text = "the strings are tangled"}};
-    puppet_post(&puppet, &msg);
     CU_ASSERT_EQUAL(coord_engine_wait_ready(engine, &error), PROTO_NOSPACE);
     CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "\"puppet\""));
     CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "the strings are tangled"));
@@ -188,6 +182,21 @@ static void check_generates(void)
 static void test_good_answers(void)
 {
     start_ready(answer_well);
+    check_generates();
+    finish();
+}
+
+/* A model that was served is loaded again by itself after a load that failed. */
+static void test_failed_reload(void)
+{
+    const struct puppet_options options = {.bad_load = 2, .on_batch = answer_well};
+    struct proto_error error = {0};
+    start(&options);
+    CU_ASSERT_EQUAL(coord_engine_wait_ready(engine, &error), PROTO_OK);
+    check_generates();
+    puppet_rejoin(&puppet);
+    CU_ASSERT_FATAL(puppet_wait(&puppet, PROTO_MSG_LOAD, 3));
+    CU_ASSERT_EQUAL_FATAL(coord_engine_wait_ready(engine, &error), PROTO_OK);
     check_generates();
     finish();
 }
@@ -424,6 +433,7 @@ int main(void)
     CU_add_test(suite, "a worker without the secret", test_wrong_proof);
     CU_add_test(suite, "a load that fails", test_failed_load);
     CU_add_test(suite, "good answers", test_good_answers);
+    CU_add_test(suite, "a load that fails later", test_failed_reload);
     CU_add_test(suite, "a result for another vocabulary", test_other_vocabulary);
     CU_add_test(suite, "a payload that is too short", test_short_payload);
     CU_add_test(suite, "a result without its rows", test_missing_rows);
