@@ -89,24 +89,50 @@ static void print_tensors(const struct shard_gguf *gguf)
     }
 }
 
-static void print_model(const struct shard_model *model, const struct shard_program *program)
+/* What a sequence takes: a row a type. Windowed layers stop growing at their window. */
+static void print_kv(const struct shard_model *model, const struct shard_program *program,
+                     uint64_t ctx)
 {
-    char whole[16], token[16], f16[16], f32[16];
-    uint64_t rows = SHARD_KV_PAGE_ROWS;
+    uint64_t weights = shard_program_weight_bytes(program), rows = SHARD_KV_PAGE_ROWS;
+    uint64_t states = shard_kv_bytes(program, KERN_KV_F32, 0);
+    char header[48], state[16];
+    snprintf(header, sizeof header, "%" PRIu64 " tokens", ctx);
+    printf("\n%-10s %16s %20s %18s\n", "KV", "bytes a token", header, "with the weights");
+    for (enum kern_kv kv = 0; kv < KERN_N_KV; kv++) {
+        char whole[16], all[16];
+        if (shard_kv_check(model, kv, NULL) != PROTO_OK) {
+            printf("%-10s %16s  (heads are not a multiple of %zu wide)\n", kern_kv_name(kv), "-",
+                   kern_kv_block(kv));
+            continue;
+        }
+        uint64_t bytes = shard_kv_bytes(program, kv, ctx);
+        coord_format_bytes(bytes, whole);
+        coord_format_bytes(bytes + weights, all);
+        printf("%-10s %16" PRIu64 " %20s %18s\n", kern_kv_name(kv),
+               (shard_kv_bytes(program, kv, rows) - states) / rows, whole, all);
+    }
+    coord_format_bytes(states, state);
+    if (states)
+        printf("of which recurrent states: %s a sequence, and up to %u copies\n", state,
+               SHARD_KV_SNAPSHOTS);
+}
+
+static void print_model(const struct shard_model *model, const struct shard_program *program,
+                        uint64_t ctx)
+{
+    char whole[16], token[16];
     coord_format_bytes(shard_program_weight_bytes(program), whole);
     coord_format_bytes(shard_model_bytes_per_token(model), token);
-    coord_format_bytes(shard_kv_bytes(program, KERN_KV_F16, rows) / rows, f16);
-    coord_format_bytes(shard_kv_bytes(program, KERN_KV_F32, rows) / rows, f32);
     printf("\narchitecture %s: %u layers, %u wide, vocabulary %u, context %u", model->arch,
            model->n_layers, model->n_embd, model->n_vocab, model->n_ctx);
     if (model->n_experts)
         printf(", %u of %u experts", model->n_experts_used, model->n_experts);
     printf("\nparameters   %.3f billion\n", (double)shard_model_parameters(model) / 1e9);
     printf("in memory    %s of weights; a token reads %s\n", whole, token);
-    printf("KV           %s a position in F16, %s in F32\n", f16, f32);
+    print_kv(model, program, ctx ? ctx : model->n_ctx);
 }
 
-static enum proto_status show_model(const struct shard_gguf *gguf, bool with_program,
+static enum proto_status show_model(const struct shard_gguf *gguf, bool with_program, uint64_t ctx,
                                     struct proto_error *error)
 {
     struct shard_model *model = NULL;
@@ -118,7 +144,7 @@ static enum proto_status show_model(const struct shard_gguf *gguf, bool with_pro
         if (with_program)
             shard_program_print(program, stdout);
         else
-            print_model(model, program);
+            print_model(model, program, ctx);
     }
     shard_program_destroy(program);
     shard_model_destroy(model);
@@ -126,7 +152,7 @@ static enum proto_status show_model(const struct shard_gguf *gguf, bool with_pro
 }
 
 static enum proto_status inspect(const char *path, bool with_program, bool with_tensors,
-                                 struct proto_error *error)
+                                 uint64_t ctx, struct proto_error *error)
 {
     struct shard_gguf *gguf = NULL;
     enum proto_status status = shard_gguf_open(&gguf, path, error);
@@ -142,7 +168,7 @@ static enum proto_status inspect(const char *path, bool with_program, bool with_
     }
     /* A file that holds only a vocabulary has no model to show. */
     if (shard_gguf_n_tensors(gguf) || with_program)
-        status = show_model(gguf, with_program, error);
+        status = show_model(gguf, with_program, ctx, error);
     shard_gguf_close(gguf);
     return status;
 }
@@ -150,10 +176,13 @@ static enum proto_status inspect(const char *path, bool with_program, bool with_
 int command_inspect(int argc, char **argv)
 {
     bool with_program = false, with_tensors = false;
+    uint32_t ctx = 0;
     const struct coord_option options[] = {
         {0, "program", NULL, "print the operations that compute the model", COORD_OPTION_FLAG,
          &with_program, 0, 0, NULL},
         {0, "tensors", NULL, "list every tensor", COORD_OPTION_FLAG, &with_tensors, 0, 0, NULL},
+        {'c', "ctx", "N", "the memory of a context of N tokens (the model's)", COORD_OPTION_U32,
+         &ctx, 1, PROTO_MAX_CONTEXT, NULL},
     };
     const struct coord_command command = {
         .name = "inspect",
@@ -169,7 +198,7 @@ int command_inspect(int argc, char **argv)
     int stop = coord_cli_parse(&cli, &command, argc, argv);
     if (stop >= 0)
         return stop;
-    return inspect(cli.positional[0], with_program, with_tensors, &error) == PROTO_OK
+    return inspect(cli.positional[0], with_program, with_tensors, ctx, &error) == PROTO_OK
                ? 0
                : coord_cli_fail(&command, &error);
 }

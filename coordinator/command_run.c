@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "coordinator/backend.h"
+#include "coordinator/chat.h"
 #include "coordinator/commands.h"
 #include "coordinator/files.h"
 #include "coordinator/report.h"
@@ -9,8 +10,9 @@
 #include <string.h>
 
 struct run_options {
-    const char *prompt, *file;
+    const char *prompt, *file, *system;
     uint32_t n;
+    bool n_given;
     bool special, ignore_eog, stats;
 };
 
@@ -44,9 +46,9 @@ static enum proto_status run(const struct coord_cli *cli, const struct run_optio
     struct coord_backend backend;
     struct coord_event done;
     enum proto_status status = PROTO_OK;
-    if (!o->prompt && !o->file)
+    if (o->system)
         return proto_fail(error, PROTO_INVALID,
-                          "no prompt: say --prompt TEXT, or --file FILE (- for standard input)");
+                          "--system is for a chat: leave out --prompt and --file, or --system");
     if (o->file)
         status = coord_read_file(o->file, &text, &len, error);
     if (status == PROTO_OK) {
@@ -69,6 +71,27 @@ static enum proto_status run(const struct coord_cli *cli, const struct run_optio
     return status;
 }
 
+static enum proto_status chat(const struct coord_cli *cli, const struct run_options *o,
+                              struct proto_error *error)
+{
+    if (o->special || o->stats)
+        return proto_fail(error, PROTO_INVALID,
+                          "--%s is not for a chat: say --prompt TEXT, or --file FILE (- for "
+                          "standard input)",
+                          o->special ? "special" : "stats");
+    struct coord_backend backend;
+    enum proto_status status = coord_backend_open(&backend, cli, 0, error);
+    if (status)
+        return status;
+    const struct coord_chat_options options = {.system = o->system,
+                                               .max_tokens = o->n_given ? o->n : PROTO_MAX_CONTEXT,
+                                               .ignore_eog = o->ignore_eog,
+                                               .sampling = cli->sampling};
+    status = coord_chat(&backend, &options, error);
+    coord_backend_close(&backend);
+    return status;
+}
+
 int command_run(int argc, char **argv)
 {
     struct run_options o = {.n = 128};
@@ -76,8 +99,11 @@ int command_run(int argc, char **argv)
         {'p', "prompt", "TEXT", "the prompt", COORD_OPTION_TEXT, &o.prompt, 0, 0, NULL},
         {'f', "file", "FILE", "read the prompt from a file (- for standard input)",
          COORD_OPTION_TEXT, &o.file, 0, 0, NULL},
-        {'n', "tokens", "N", "generate at most N tokens (default 128)", COORD_OPTION_U32, &o.n, 1,
-         PROTO_MAX_CONTEXT, NULL},
+        {0, "system", "TEXT", "the system's message of a chat", COORD_OPTION_TEXT, &o.system, 0, 0,
+         NULL},
+        {'n', "tokens", "N",
+         "generate at most N tokens (128; each answer of a chat: what the context leaves)",
+         COORD_OPTION_U32, &o.n, 1, PROTO_MAX_CONTEXT, &o.n_given},
         {0, "special", NULL, "control tokens spelled in the prompt become their ids",
          COORD_OPTION_FLAG, &o.special, 0, 0, NULL},
         {0, "ignore-eos", NULL, "go on after an end-of-generation token", COORD_OPTION_FLAG,
@@ -88,7 +114,8 @@ int command_run(int argc, char **argv)
     const struct coord_command command = {
         .name = "run",
         .positional = "",
-        .summary = "Generates text from a prompt; only the text goes to standard output.",
+        .summary = "Generates text from a prompt; only the text goes to standard output. Without a "
+                   "prompt, a chat:\nlines are messages (/help says more).",
         .groups = COORD_OPTIONS_MODEL | COORD_OPTIONS_CLUSTER | COORD_OPTIONS_SAMPLING |
                   COORD_OPTIONS_SERVER,
         .options = options,
@@ -99,5 +126,6 @@ int command_run(int argc, char **argv)
     int stop = coord_cli_parse(&cli, &command, argc, argv);
     if (stop >= 0)
         return stop;
-    return run(&cli, &o, &error) == PROTO_OK ? 0 : coord_cli_fail(&command, &error);
+    enum proto_status status = o.prompt || o.file ? run(&cli, &o, &error) : chat(&cli, &o, &error);
+    return status == PROTO_OK ? 0 : coord_cli_fail(&command, &error);
 }

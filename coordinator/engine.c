@@ -243,6 +243,7 @@ static enum proto_status open_model(struct coord_engine *e, struct proto_error *
     if ((status = shard_gguf_open(&e->gguf, e->model_path, error)) ||
         (status = shard_model_create(&e->model, e->gguf, error)) ||
         (status = text_vocab_create(&e->vocab, e->gguf, error)) ||
+        (status = text_chat_create(&e->chat, e->gguf, e->vocab, error)) ||
         (status = shard_gguf_card(e->gguf, &e->card, &e->card_bytes, error)))
         return status;
     if (text_vocab_size(e->vocab) != e->model->n_vocab)
@@ -340,6 +341,7 @@ static void free_parts(struct coord_engine *e)
     free(e->slot_used);
     free(e->drops);
     free(e->card);
+    text_chat_destroy(e->chat);
     text_vocab_destroy(e->vocab);
     shard_model_destroy(e->model);
     shard_gguf_close(e->gguf);
@@ -378,6 +380,11 @@ const struct text_vocab *coord_engine_vocab(const struct coord_engine *e)
     return e->vocab;
 }
 
+const struct text_chat *coord_engine_chat(const struct coord_engine *e)
+{
+    return e->chat;
+}
+
 const struct shard_model *coord_engine_model(const struct coord_engine *e)
 {
     return e->model;
@@ -394,6 +401,17 @@ const char *coord_engine_endpoint(const struct coord_engine *e)
 }
 
 /* ---- requests ---- */
+
+static enum proto_status check_sampling(const struct coord_engine *e, const struct text_sampling *s,
+                                        struct proto_error *error)
+{
+    for (size_t i = 0; i < s->n_biases; i++)
+        if (s->biases[i].id < 0 || (uint32_t)s->biases[i].id >= e->model->n_vocab)
+            return proto_fail(error, PROTO_INVALID,
+                              "logit_bias names token %d: expected 0 to %u, the model's vocabulary",
+                              s->biases[i].id, e->model->n_vocab - 1);
+    return text_sampling_check(s, error);
+}
 
 static enum proto_status check_request(const struct coord_engine *e, const struct coord_request *r,
                                        struct proto_error *error)
@@ -417,7 +435,7 @@ static enum proto_status check_request(const struct coord_engine *e, const struc
         return proto_fail(error, PROTO_INVALID, "max_tokens is 0: at least 1 is needed");
     if (r->top_logprobs > 20)
         return proto_fail(error, PROTO_INVALID, "logprobs is %u: at most 20", r->top_logprobs);
-    return generates ? text_sampling_check(&r->sampling, error) : PROTO_OK;
+    return generates ? check_sampling(e, &r->sampling, error) : PROTO_OK;
 }
 
 /* Candidates to ask the last stage for; 0: the whole vocabulary. */
@@ -425,7 +443,9 @@ static uint32_t candidates_for(const struct coord_engine *e, const struct coord_
 {
     if (r->want == COORD_WANT_LOGITS)
         return 0;
-    uint32_t n = text_sampling_needs(&r->sampling);
+    size_t n_banned;
+    text_vocab_suppressed(e->vocab, &n_banned);
+    uint32_t n = text_sampling_needs(&r->sampling, n_banned);
     if (n && n < r->top_logprobs)
         n = r->top_logprobs;
     return n > PROTO_MAX_CANDIDATES || n >= e->model->n_vocab ? 0 : n;
@@ -441,6 +461,25 @@ static int32_t *copy_ids(const int32_t *ids, size_t n)
     if (copy)
         memcpy(copy, ids, n * sizeof *copy);
     return copy;
+}
+
+static enum proto_status make_sampler(struct coord_seq *seq, struct coord_engine *e,
+                                      const struct text_sampling *s, struct proto_error *error)
+{
+    static const char *const usual[] = {"\n", ":", "\"", "*"};
+    struct text_sampler_tokens tokens = {.context = seq->n_prompt + seq->max_tokens};
+    tokens.banned = text_vocab_suppressed(e->vocab, &tokens.n_banned);
+    int32_t *breakers = NULL;
+    enum proto_status status = PROTO_OK;
+    if (s->dry_multiplier > 0)
+        status = text_vocab_tokens_with(e->vocab, s->dry_breakers ? s->dry_breakers : usual,
+                                        s->dry_breakers ? s->n_dry_breakers : 4, &breakers,
+                                        &tokens.n_breakers, error);
+    tokens.breakers = breakers;
+    if (status == PROTO_OK)
+        status = text_sampler_create(&seq->sampler, s, &tokens, error);
+    free(breakers);
+    return status;
 }
 
 static enum proto_status make_seq(struct coord_seq **out, struct coord_engine *e,
@@ -463,7 +502,7 @@ static enum proto_status make_seq(struct coord_seq **out, struct coord_engine *e
     seq->top_logprobs = r->top_logprobs;
     seq->ignore_eog = r->ignore_eog;
     if (r->want == COORD_WANT_TOKENS)
-        status = text_sampler_create(&seq->sampler, &r->sampling, error);
+        status = make_sampler(seq, e, &r->sampling, error);
     for (size_t i = 0; i < r->n_ids && seq->sampler; i++)
         text_sampler_accept(seq->sampler, r->ids[i]);
     if (status == PROTO_OK)

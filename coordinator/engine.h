@@ -12,6 +12,7 @@
 
 #include <stdio.h>
 
+#include "coordinator/text/chat.h"
 #include "coordinator/text/sampler.h"
 #include "coordinator/text/vocab.h"
 #include "kernels/table.h"
@@ -31,7 +32,7 @@ struct coord_engine_options {
     const char *layers;        /* "0-11,12-23" or NULL */
     const char *listen;        /* endpoint for workers from elsewhere ("tcp://..."), or NULL */
     const struct net_cluster_keys *keys; /* NULL: made for this run */
-    enum kern_kv kv;           /* F32 loses nothing; F16 takes half the memory */
+    enum kern_kv kv;           /* F32 loses nothing; F16 takes half the memory, Q8_0 and Q4_0 less */
     uint32_t ctx;              /* positions of a sequence; 0: the model's, at most 8192 or what
                                   ctx_needed says */
     uint64_t ctx_needed;       /* positions that are known to be needed; 0: unknown */
@@ -58,6 +59,7 @@ enum proto_status coord_engine_wait_ready(struct coord_engine *engine, struct pr
 void coord_engine_interrupt(struct coord_engine *engine);
 
 const struct text_vocab *coord_engine_vocab(const struct coord_engine *engine);
+const struct text_chat *coord_engine_chat(const struct coord_engine *engine);
 const struct shard_model *coord_engine_model(const struct coord_engine *engine);
 uint32_t coord_engine_ctx(const struct coord_engine *engine);
 /* The endpoint that workers join, "" if none. */

@@ -3,7 +3,6 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <unistd.h>
 
 #define EXIT_INTERRUPTED 130
@@ -11,6 +10,7 @@
 /* One engine is watched at a time: signals belong to the process. */
 static pthread_t watcher;
 static struct coord_engine *_Atomic watched;
+static struct coord_interrupt_flags *_Atomic caught;
 
 static sigset_t end_signals(void)
 {
@@ -35,9 +35,18 @@ static void *watch(void *arg)
     int number, seen = 0;
     (void)arg;
     while (sigwait(&set, &number) == 0 && number != SIGUSR1) {
+        struct coord_interrupt_flags *flags = atomic_load(&caught);
+        struct coord_engine *engine = atomic_load(&watched);
+        if (flags && number == SIGINT)
+            atomic_store(&flags->pressed, true);
+        if (flags && atomic_load(&flags->soft) && number == SIGINT)
+            continue;
         if (++seen > 1)
             _exit(EXIT_INTERRUPTED);
-        coord_engine_interrupt(atomic_load(&watched));
+        if (flags)
+            atomic_store(&flags->ended, true);
+        if (engine)
+            coord_engine_interrupt(engine);
     }
     return NULL;
 }
@@ -53,4 +62,9 @@ void coord_interrupt_end(void)
 {
     pthread_kill(watcher, SIGUSR1);
     pthread_join(watcher, NULL);
+}
+
+void coord_interrupt_catch(struct coord_interrupt_flags *flags)
+{
+    atomic_store(&caught, flags);
 }

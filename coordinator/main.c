@@ -10,7 +10,7 @@ struct command {
 };
 
 static const struct command commands[] = {
-    {"run", "generate text from a prompt", command_run},
+    {"run", "generate text from a prompt, or chat", command_run},
     {"serve", "serve a model over HTTP, on this machine or a cluster", command_serve},
     {"status", "show the workers of a running coordinator", command_status},
     {"bench", "measure prefill, decode and where the time goes", command_bench},
@@ -18,6 +18,7 @@ static const struct command commands[] = {
     {"inspect", "show what a model file holds and how it is computed", command_inspect},
     {"tokenize", "turn text into token ids", command_tokenize},
     {"detokenize", "turn token ids into text", command_detokenize},
+    {"template", "render a chat template", command_template},
     {"mkmodel", "write a synthetic model for tests and measurements", command_mkmodel},
     {"keygen", "make the cluster's keys and print the join token", command_keygen},
 };

@@ -26,6 +26,8 @@ void coord_cli_default(struct coord_cli *cli)
         .sampling = TEXT_SAMPLING_DEFAULT,
         .log_level = PROTO_LOG_WARN,
     };
+    cli->breakers.values = cli->breaker_texts;
+    cli->breakers.cap = TEXT_MAX_BREAKERS;
 }
 
 static void add(struct table *t, const struct coord_option *options, size_t n)
@@ -57,8 +59,8 @@ static void add_cluster(struct table *t, struct coord_cli *cli)
          &cli->ctx, 1, PROTO_MAX_CONTEXT, NULL},
         {0, "batch", "N", "rows of a batch at most (512)", COORD_OPTION_U32, &cli->batch, 1,
          PROTO_MAX_BATCH_ROWS, NULL},
-        {0, "kv", "TYPE", "what keys and values are kept as, f32 or f16 (f32)", COORD_OPTION_KV,
-         &cli->kv, 0, 0, NULL},
+        {0, "kv", "TYPE", "how KV is kept: f32, f16, q8_0 or q4_0 (f32)", COORD_OPTION_KV, &cli->kv,
+         0, 0, NULL},
         {0, "isa", "NAME", "instruction set of local workers: portable, avx2, avx512 (the best)",
          COORD_OPTION_TEXT, &cli->isa, 0, 0, NULL},
         {0, "parallel", "N", "sequences computed at once (4, at least one a stage)",
@@ -89,8 +91,49 @@ static void add_sampling(struct table *t, struct coord_cli *cli)
          &s->top_p, 1e-6, 1, NULL},
         {0, "min-p", "P", "drop what is less likely than P times the likeliest (0.05)",
          COORD_OPTION_FLOAT, &s->min_p, 0, 1, NULL},
+        {0, "typical", "P", "choose among the most typical that make up P (1: all)",
+         COORD_OPTION_FLOAT, &s->typical, 1e-6, 1, NULL},
+        {0, "top-n-sigma", "N", "drop what is N standard deviations below the likeliest (-1: off)",
+         COORD_OPTION_FLOAT, &s->top_n_sigma, -1, 100, NULL},
+        {0, "xtc-probability", "P", "how often the likeliest but one are left out (0: never)",
+         COORD_OPTION_FLOAT, &s->xtc_probability, 0, 1, NULL},
+        {0, "xtc-threshold", "P", "how likely those are at least (0.1; above 0.5: off)",
+         COORD_OPTION_FLOAT, &s->xtc_threshold, 0, 1, NULL},
+        {0, "dynatemp-range", "R", "let the temperature go up and down by R (0: off)",
+         COORD_OPTION_FLOAT, &s->dynatemp_range, 0, 100, NULL},
+        {0, "dynatemp-exponent", "E", "how it follows the entropy (1)", COORD_OPTION_FLOAT,
+         &s->dynatemp_exponent, 1e-6, 100, NULL},
         {0, "repeat-penalty", "F", "penalty of tokens that were there before (1: none)",
          COORD_OPTION_FLOAT, &s->repeat_penalty, 0.01, 100, NULL},
+        {0, "frequency-penalty", "F", "penalty for each time that they were there (0: none)",
+         COORD_OPTION_FLOAT, &s->frequency_penalty, -2, 2, NULL},
+        {0, "presence-penalty", "F", "penalty for having been there at all (0: none)",
+         COORD_OPTION_FLOAT, &s->presence_penalty, -2, 2, NULL},
+        {0, "repeat-last-n", "N", "tokens that these penalties look back on (64)", COORD_OPTION_U32,
+         &s->repeat_last_n, 0, 1 << 20, NULL},
+        {0, "dry-multiplier", "F", "penalty of repeated sequences (0: none)", COORD_OPTION_FLOAT,
+         &s->dry_multiplier, 0, 100, NULL},
+        {0, "dry-base", "F", "how it grows with each token repeated (1.75)", COORD_OPTION_FLOAT,
+         &s->dry_base, 1, 100, NULL},
+        {0, "dry-allowed-length", "N", "tokens that may be repeated freely (2)", COORD_OPTION_U32,
+         &s->dry_allowed_length, 1, 1 << 20, NULL},
+        {0, "dry-penalty-last-n", "N", "tokens that it looks back on (-1: all)", COORD_OPTION_I32,
+         &s->dry_last_n, -1, 1 << 20, NULL},
+        {0, "dry-sequence-breaker", "TEXT",
+         "no sequence goes across it; may be given often (newline, colon, quote, asterisk)",
+         COORD_OPTION_LIST, &cli->breakers, 0, 0, NULL},
+        {0, "mirostat", "N", "2: mirostat v2 instead of all that cuts and penalises (0: off)",
+         COORD_OPTION_U32, &s->mirostat, 0, 2, NULL},
+        {0, "mirostat-tau", "T", "surprise that it aims at, in bits (5)", COORD_OPTION_FLOAT,
+         &s->mirostat_tau, 1e-6, 100, NULL},
+        {0, "mirostat-eta", "E", "how fast it learns (0.1)", COORD_OPTION_FLOAT, &s->mirostat_eta,
+         1e-6, 1, NULL},
+        {0, "samplers", "ORDER",
+         "the steps of sampling, others are off (penalties;dry;top_n_sigma;top_k;typical;top_p;"
+         "min_p;xtc;temperature)",
+         COORD_OPTION_STEPS, s, 0, 0, NULL},
+        {0, "logit-bias", "ID=BIAS", "add to a token's logit, -inf to ban it; may be given often",
+         COORD_OPTION_BIAS, &cli->biases, 0, 0, NULL},
         {0, "seed", "S", "start of the random numbers (0)", COORD_OPTION_U64, &s->seed, 0, 0,
          &cli->seed_given},
     };
@@ -210,12 +253,43 @@ static bool read_float(const char *text, double min, double max, float *out)
     return true;
 }
 
+/* "ID=BIAS"; the bias may be -inf. */
+static bool read_bias(const char *text, struct text_bias *out)
+{
+    char id[16];
+    long long number;
+    const char *value = strchr(text, '=');
+    if (!value || (size_t)(value - text) >= sizeof id)
+        return false;
+    snprintf(id, sizeof id, "%.*s", (int)(value - text), text);
+    value += 1 + (value[1] == '+');
+    *out = (struct text_bias){.bias = -INFINITY};
+    if (!read_integer(id, 0, INT32_MAX, &number) ||
+        (strcmp(value, "-inf") != 0 && !read_float(value, -1e6, 1e6, &out->bias)))
+        return false;
+    out->id = (int32_t)number;
+    return true;
+}
+
+static int store_bias(const struct table *t, struct coord_option_biases *biases, const char *shown,
+                      const char *value)
+{
+    if (biases->n == COORD_MAX_BIASES)
+        return usage(t, "%s is given more than %u times", shown, COORD_MAX_BIASES);
+    if (!read_bias(value, &biases->values[biases->n]))
+        return usage(t, "%s %.100s: expected a token's id, = and a number, as 15=-2.5 or 15=-inf",
+                     shown, value);
+    biases->n++;
+    return -1;
+}
+
 /* Stores a value; -1, or the exit status. `shown` is the option as it was written. */
 static int store(const struct table *t, const struct coord_option *o, const char *shown,
                  const char *value)
 {
     long long number;
     struct coord_option_list *list;
+    struct proto_error error;
     switch (o->kind) {
     case COORD_OPTION_FLAG:
         *(bool *)o->target = true;
@@ -253,10 +327,18 @@ static int store(const struct table *t, const struct coord_option *o, const char
             return usage(t, "%s %.100s: expected a number from %g to %g", shown, value, o->min,
                          o->max);
         break;
+    case COORD_OPTION_STEPS:
+        if (text_steps_parse(o->target, value, &error) != PROTO_OK)
+            return usage(t, "%s %.100s: %s", shown, value, error.text);
+        break;
+    case COORD_OPTION_BIAS:
+        if (store_bias(t, o->target, shown, value) >= 0)
+            return 2;
+        break;
     case COORD_OPTION_KV:
-        if (strcmp(value, "f32") != 0 && strcmp(value, "f16") != 0)
-            return usage(t, "%s %.100s: expected f32 or f16", shown, value);
-        *(enum kern_kv *)o->target = strcmp(value, "f32") == 0 ? KERN_KV_F32 : KERN_KV_F16;
+        if (kern_kv_by_name(value) < 0)
+            return usage(t, "%s %.100s: expected f32, f16, q8_0 or q4_0", shown, value);
+        *(enum kern_kv *)o->target = (enum kern_kv)kern_kv_by_name(value);
         break;
     }
     if (o->given)
@@ -302,6 +384,16 @@ static int take_option(const struct table *t, int argc, char **argv, int *i)
     return store(t, o, shown, value);
 }
 
+/* The lists, and whether all fits together. */
+static enum proto_status set_sampling(struct coord_cli *cli, struct proto_error *error)
+{
+    cli->sampling.biases = cli->biases.values;
+    cli->sampling.n_biases = cli->biases.n;
+    cli->sampling.dry_breakers = cli->breakers.n > 0 ? cli->breakers.values : NULL;
+    cli->sampling.n_dry_breakers = cli->breakers.n;
+    return text_sampling_check(&cli->sampling, error);
+}
+
 int coord_cli_parse(struct coord_cli *cli, const struct coord_command *command, int argc,
                     char **argv)
 {
@@ -328,6 +420,9 @@ int coord_cli_parse(struct coord_cli *cli, const struct coord_command *command, 
     }
     if (cli->n_positional < command->min_positional)
         return usage(&t, "expected %s", command->positional);
+    struct proto_error error;
+    if (set_sampling(cli, &error) != PROTO_OK)
+        return usage(&t, "%s", error.text);
     proto_log_set_level(cli->log_level);
     return -1;
 }

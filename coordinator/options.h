@@ -19,7 +19,9 @@ enum coord_option_kind {
     COORD_OPTION_I32,     /* int32_t within min..max */
     COORD_OPTION_U64,     /* uint64_t, any */
     COORD_OPTION_FLOAT,   /* float within min..max */
-    COORD_OPTION_KV,      /* enum kern_kv: f32 or f16 */
+    COORD_OPTION_KV,      /* enum kern_kv, by its name */
+    COORD_OPTION_STEPS,   /* struct text_sampling: the order of samplers */
+    COORD_OPTION_BIAS,    /* struct coord_option_biases: ID=BIAS; may be given often */
     COORD_OPTION_VERBOSE, /* enum proto_log_level: one more with each use; takes no value */
     COORD_OPTION_LIST     /* struct coord_option_list: may be given often */
 };
@@ -27,6 +29,13 @@ enum coord_option_kind {
 struct coord_option_list {
     const char **values; /* the caller's, cap of them */
     unsigned n, cap;
+};
+
+#define COORD_MAX_BIASES 64
+
+struct coord_option_biases {
+    struct text_bias values[COORD_MAX_BIASES];
+    unsigned n;
 };
 
 struct coord_option {
@@ -50,7 +59,8 @@ enum coord_option_group {
 
 #define COORD_MAX_POSITIONAL 8
 
-/* What the shared options say. Fill with coord_cli_default first. */
+/* What the shared options say. Fill with coord_cli_default first; not to be copied, since sampling
+ * points to the lists beside it. */
 struct coord_cli {
     const char *model;
     uint32_t local_workers, workers, threads, ctx, batch, parallel;
@@ -59,6 +69,9 @@ struct coord_cli {
     enum kern_kv kv;
     float deadline_s;
     struct text_sampling sampling;
+    struct coord_option_biases biases;
+    struct coord_option_list breakers;
+    const char *breaker_texts[TEXT_MAX_BREAKERS];
     bool seed_given;
     const char *server, *api_key;
     enum proto_log_level log_level;

@@ -106,6 +106,7 @@ struct coord_engine {
     struct shard_gguf *gguf;
     struct shard_model *model;
     struct text_vocab *vocab;
+    struct text_chat *chat;
     void *card;
     size_t card_bytes;
     struct net_cluster_keys keys;

@@ -18,7 +18,7 @@
 struct run {
     const char *rows;
     const char *ahead; /* rows of the run after this one, for prefetching */
-    size_t n;
+    size_t n, row_bytes;
 };
 
 /* The row of position a->first + index. */
@@ -38,7 +38,7 @@ static struct run run_at(const struct kern_attention *a, const void *const *page
     size_t n = left < in_page ? left : in_page;
     const char *rows = row_at(a, pages, row_bytes, index);
     const char *ahead = n < left ? row_at(a, pages, row_bytes, index + n) : rows;
-    return (struct run){rows, ahead, n};
+    return (struct run){rows, ahead, n, row_bytes};
 }
 
 /* Pages lie anywhere in memory, and the processor's own prefetching begins anew in each; asking
@@ -49,22 +49,36 @@ SPECIALISED void prefetch(const char *p, size_t bytes)
         __builtin_prefetch(p + i);
 }
 
-SPECIALISED size_t kv_bytes(enum kern_kv kv)
+/* How many bytes n values take on average, be it half a block. */
+SPECIALISED size_t span_bytes(enum kern_kv kv, size_t n)
 {
-    return kv == KERN_KV_F16 ? sizeof(uint16_t) : sizeof(float);
+    return n * kern_kv_bytes(kv, 32) / 32;
 }
 
+/* 16 values of a row from i on, a multiple of 16. */
 SPECIALISED struct vec load_kv(const char *row, size_t i, enum kern_kv kv)
 {
-    const char *at = row + i * kv_bytes(kv);
-    return kv == KERN_KV_F16 ? vec_load_f16((const void *)at) : vec_load((const void *)at);
+    if (kv == KERN_KV_F32)
+        return vec_load((const float *)(const void *)row + i);
+    if (kv == KERN_KV_F16)
+        return vec_load_f16((const uint16_t *)(const void *)row + i);
+    const char *block = row + kern_kv_bytes(kv, i), *q = block + sizeof(uint16_t);
+    struct vec d = vec_set1_f16(block);
+    int second = i % 32 != 0;
+    if (kv == KERN_KV_Q8_0)
+        return vec_mul(vec_load_i8(second ? q + LANES : q), d);
+    return vec_mul(second ? vec_load_high(q) : vec_load_low(q), d);
 }
 
+/* The last n values of a row, less than 16. Quantised rows are whole blocks and have no such rest.
+ */
 SPECIALISED struct vec load_kv_n(const char *row, size_t i, size_t n, enum kern_kv kv)
 {
-    const char *at = row + i * kv_bytes(kv);
-    return kv == KERN_KV_F16 ? vec_load_f16_n((const void *)at, n)
-                             : vec_load_n((const void *)at, n);
+    if (kv == KERN_KV_F32)
+        return vec_load_n((const float *)(const void *)row + i, n);
+    if (kv == KERN_KV_F16)
+        return vec_load_f16_n((const uint16_t *)(const void *)row + i, n);
+    return load_kv(row, i, kv);
 }
 
 /* Four dot products; q_step and k_step are 0 where all four share the operand. */
@@ -96,7 +110,7 @@ SPECIALISED void dot4(float sums[4], const float *q, size_t q_step, const char *
 SPECIALISED void score_heads4(float *scores, size_t stride, const float *q, struct run run,
                               size_t dim, float factor, enum kern_kv kv)
 {
-    size_t row_bytes = dim * kv_bytes(kv);
+    size_t row_bytes = kern_kv_bytes(kv, dim);
     for (size_t j = 0; j < run.n; j++) {
         float sums[4];
         prefetch(run.ahead + j * row_bytes, row_bytes);
@@ -110,7 +124,7 @@ SPECIALISED void score_heads4(float *scores, size_t stride, const float *q, stru
 SPECIALISED void score_head(float *scores, const float *q, struct run run, size_t dim, float factor,
                             enum kern_kv kv)
 {
-    size_t row_bytes = dim * kv_bytes(kv), j = 0;
+    size_t row_bytes = kern_kv_bytes(kv, dim), j = 0;
     float sums[4];
     for (; j + 4 <= run.n; j += 4) {
         prefetch(run.ahead + j * row_bytes, 4 * row_bytes);
@@ -129,7 +143,7 @@ SPECIALISED void score(const struct kern_attention *a, float *scores, size_t str
 {
     size_t count = a->last - a->first + 1, dim = a->dim_k;
     for (size_t index = 0; index < count;) {
-        struct run run = run_at(a, a->k_pages, dim * kv_bytes(kv), index);
+        struct run run = run_at(a, a->k_pages, kern_kv_bytes(kv, dim), index);
         size_t h = 0;
         for (; h + 4 <= n_q; h += 4)
             score_heads4(scores + h * stride + index, stride, q + h * dim, run, dim, a->scale, kv);
@@ -139,11 +153,13 @@ SPECIALISED void score(const struct kern_attention *a, float *scores, size_t str
     }
 }
 
-/* scores become exp(score - max); returns 1 / their sum. */
-static float softmax(float *scores, size_t count)
+/* scores become exp(score - max); returns 1 / their sum. sink: a score without a value, or NULL. */
+static float softmax(float *scores, size_t count, const float *sink)
 {
     size_t whole = count - count % LANES, rest = count % LANES;
-    struct vec m = vec_set1(row_max(scores, count)), acc = vec_set1(0.0f);
+    float most = row_max(scores, count);
+    most = sink && *sink > most ? *sink : most;
+    struct vec m = vec_set1(most), acc = vec_set1(0.0f);
     for (size_t i = 0; i < whole; i += LANES) {
         struct vec p = vec_exp(vec_sub(vec_load(scores + i), m));
         vec_store(scores + i, p);
@@ -154,7 +170,8 @@ static float softmax(float *scores, size_t count)
         vec_store_n(scores + whole, p, rest);
         acc = vec_first(rest, vec_add(acc, p), acc);
     }
-    return 1.0f / vec_tree(acc);
+    float sum = vec_tree(acc);
+    return 1.0f / (sink ? sum + kern_expf(*sink - most) : sum);
 }
 
 /* out[h][0..16*vecs) += sum over the run of p[h][j] * row j from dimension i on. heads * vecs is at
@@ -162,19 +179,19 @@ static float softmax(float *scores, size_t count)
 SPECIALISED void value_block(float *out, size_t dim, size_t i, const float *p, size_t stride,
                              struct run run, enum kern_kv kv, size_t heads, size_t vecs)
 {
-    size_t row_bytes = dim * kv_bytes(kv), from = i * kv_bytes(kv);
+    size_t row_bytes = run.row_bytes, from = span_bytes(kv, i);
     struct vec acc[VALUE_SUMS];
     out += i;
 #pragma GCC unroll 8
     for (size_t a = 0; a < heads * vecs; a++)
         acc[a] = vec_load(out + a / vecs * dim + a % vecs * LANES);
     for (size_t j = 0; j < run.n; j++) {
-        const char *row = run.rows + j * row_bytes + from;
-        prefetch(run.ahead + j * row_bytes + from, vecs * LANES * kv_bytes(kv));
+        const char *row = run.rows + j * row_bytes;
+        prefetch(run.ahead + j * row_bytes + from, span_bytes(kv, vecs * LANES));
 #pragma GCC unroll 8
         for (size_t a = 0; a < heads * vecs; a++)
-            acc[a] = vec_fma(vec_set1(p[a / vecs * stride + j]), load_kv(row, a % vecs * LANES, kv),
-                             acc[a]);
+            acc[a] = vec_fma(vec_set1(p[a / vecs * stride + j]),
+                             load_kv(row, i + a % vecs * LANES, kv), acc[a]);
     }
 #pragma GCC unroll 8
     for (size_t a = 0; a < heads * vecs; a++)
@@ -182,14 +199,14 @@ SPECIALISED void value_block(float *out, size_t dim, size_t i, const float *p, s
 }
 
 /* The last, less than 16 dimensions of one head. */
-SPECIALISED void value_rest(float *out, size_t dim, const float *p, const char *rows, size_t n,
-                            enum kern_kv kv)
+SPECIALISED void value_rest(float *out, size_t dim, const float *p, struct run run, enum kern_kv kv)
 {
-    size_t rest = dim % LANES;
-    struct vec acc = vec_load_n(out, rest);
-    for (size_t j = 0; j < n; j++)
-        acc = vec_fma(vec_set1(p[j]), load_kv_n(rows, j * dim, rest, kv), acc);
-    vec_store_n(out, acc, rest);
+    size_t rest = dim % LANES, whole = dim - rest;
+    struct vec acc = vec_load_n(out + whole, rest);
+    for (size_t j = 0; j < run.n; j++)
+        acc =
+            vec_fma(vec_set1(p[j]), load_kv_n(run.rows + j * run.row_bytes, whole, rest, kv), acc);
+    vec_store_n(out + whole, acc, rest);
 }
 
 /* All dimensions of `heads` heads (4 or 1), for one run. */
@@ -203,17 +220,17 @@ SPECIALISED void value_heads(float *out, size_t dim, const float *p, size_t stri
     for (; i < whole; i += LANES)
         value_block(out, dim, i, p, stride, run, kv, heads, 1);
     for (size_t h = 0; whole < dim && h < heads; h++)
-        value_rest(out + h * dim + whole, dim, p + h * stride, run.rows + whole * kv_bytes(kv),
-                   run.n, kv);
+        value_rest(out + h * dim, dim, p + h * stride, run, kv);
 }
 
 SPECIALISED void value(const struct kern_attention *a, float *out, const float *p, size_t stride,
                        size_t n_q, enum kern_kv kv)
 {
     size_t count = a->last - a->first + 1, dim = a->dim_v;
+    size_t row_bytes = kern_kv_bytes(kv, a->v_row ? a->v_row : dim);
     memset(out, 0, n_q * dim * sizeof(float));
     for (size_t index = 0; index < count;) {
-        struct run run = run_at(a, a->v_pages, dim * kv_bytes(kv), index);
+        struct run run = run_at(a, a->v_pages, row_bytes, index);
         size_t h = 0;
         for (; h + 4 <= n_q; h += 4)
             value_heads(out + h * dim, dim, p + h * stride + index, stride, run, kv, 4);
@@ -231,7 +248,7 @@ SPECIALISED void attention_heads(const struct kern_attention *a, size_t h, size_
     float inverse[HEADS];
     score(a, scores, stride, a->q + h * a->dim_k, n_q, kv);
     for (size_t i = 0; i < n_q; i++)
-        inverse[i] = softmax(scores + i * stride, count);
+        inverse[i] = softmax(scores + i * stride, count, a->sinks ? a->sinks + h + i : NULL);
     value(a, out, scores, stride, n_q, kv);
     for (size_t i = 0; i < n_q; i++)
         scale(out + i * a->dim_v, out + i * a->dim_v, inverse[i], a->dim_v);
@@ -241,9 +258,19 @@ static void attention(const struct kern_attention *a)
 {
     for (size_t h = 0; h < a->n_q; h += HEADS) {
         size_t n = a->n_q - h < HEADS ? a->n_q - h : HEADS;
-        if (a->kv == KERN_KV_F16)
-            attention_heads(a, h, n, KERN_KV_F16);
-        else
+        switch (a->kv) {
+        case KERN_KV_F32:
             attention_heads(a, h, n, KERN_KV_F32);
+            break;
+        case KERN_KV_F16:
+            attention_heads(a, h, n, KERN_KV_F16);
+            break;
+        case KERN_KV_Q8_0:
+            attention_heads(a, h, n, KERN_KV_Q8_0);
+            break;
+        case KERN_KV_Q4_0:
+            attention_heads(a, h, n, KERN_KV_Q4_0);
+            break;
+        }
     }
 }

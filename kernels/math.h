@@ -88,4 +88,15 @@ static inline float kern_logf(float x)
     return (float)log((double)x);
 }
 
+static inline float kern_sigmoidf(float x)
+{
+    return 1.0f / (1.0f + kern_expf(-x));
+}
+
+/* ln(1 + e^x), through double likewise; beyond 20 it is x to the last bit. */
+static inline float kern_softplusf(float x)
+{
+    return x > 20.0f ? x : (float)log1p(exp((double)x));
+}
+
 #endif

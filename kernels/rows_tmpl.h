@@ -130,6 +130,75 @@ static void silu_mul(float *y, const float *g, const float *u, float scale, size
     }
 }
 
+static inline struct vec to_half(struct vec v)
+{
+    uint16_t half[LANES];
+    vec_store_f16(half, v);
+    return vec_load_f16(half);
+}
+
+static inline struct vec gelu_mul_vec(struct vec g, struct vec u, struct vec scale)
+{
+    struct vec v = vec_mul(g, scale), h = to_half(v);
+    struct vec inner = vec_fma(vec_mul(h, h), vec_set1(KERN_GELU_CUBE), vec_set1(KERN_GELU_LINE));
+    struct vec negative = vec_mul(vec_mul(h, vec_set1(-1.0f)), inner);
+    struct vec gelu = to_half(vec_div(h, vec_add(vec_set1(1.0f), vec_exp(negative))));
+    gelu = vec_if_ge(v, vec_set1(10.0f), v, gelu);
+    gelu = vec_if_ge(vec_set1(-10.0f), v, vec_set1(0.0f), gelu);
+    return vec_mul(gelu, vec_mul(u, scale));
+}
+
+static void gelu_mul(float *y, const float *g, const float *u, float scale, size_t n)
+{
+    size_t whole = n - n % LANES, rest = n % LANES;
+    struct vec s = vec_set1(scale);
+    for (size_t i = 0; i < whole; i += LANES)
+        vec_store(y + i, gelu_mul_vec(vec_load(g + i), vec_load(u + i), s));
+    if (rest) {
+        struct vec v = gelu_mul_vec(vec_load_n(g + whole, rest), vec_load_n(u + whole, rest), s);
+        vec_store_n(y + whole, v, rest);
+    }
+}
+
+/* The limits come first in min and max, so that NaN is not taken for one of them. */
+static inline struct vec swiglu_oai_vec(struct vec g, struct vec u, struct vec scale)
+{
+    struct vec one = vec_set1(1.0f), seven = vec_set1(7.0f);
+    struct vec v = vec_min(seven, vec_mul(g, scale));
+    struct vec w = vec_max(vec_set1(-7.0f), vec_min(seven, vec_mul(u, scale)));
+    struct vec gate = vec_div(v, vec_add(one, vec_exp(vec_mul(v, vec_set1(-1.702f)))));
+    return vec_mul(gate, vec_add(w, one));
+}
+
+static void swiglu_oai(float *y, const float *g, const float *u, float scale, size_t n)
+{
+    size_t whole = n - n % LANES, rest = n % LANES;
+    struct vec s = vec_set1(scale);
+    for (size_t i = 0; i < whole; i += LANES)
+        vec_store(y + i, swiglu_oai_vec(vec_load(g + i), vec_load(u + i), s));
+    if (rest) {
+        struct vec v = swiglu_oai_vec(vec_load_n(g + whole, rest), vec_load_n(u + whole, rest), s);
+        vec_store_n(y + whole, v, rest);
+    }
+}
+
+static inline struct vec softcap_vec(struct vec x, struct vec limit)
+{
+    struct vec v = vec_div(x, limit), one = vec_set1(1.0f);
+    struct vec tanh = vec_sub(one, vec_div(vec_set1(2.0f), vec_add(one, vec_exp(vec_add(v, v)))));
+    return vec_mul(limit, tanh);
+}
+
+static void softcap(float *y, float limit, size_t n)
+{
+    size_t whole = n - n % LANES, rest = n % LANES;
+    struct vec l = vec_set1(limit);
+    for (size_t i = 0; i < whole; i += LANES)
+        vec_store(y + i, softcap_vec(vec_load(y + i), l));
+    if (rest)
+        vec_store_n(y + whole, softcap_vec(vec_load_n(y + whole, rest), l), rest);
+}
+
 static void add(float *y, const float *x, size_t n)
 {
     size_t whole = n - n % LANES, rest = n % LANES;
@@ -188,10 +257,63 @@ static float lse(const float *logits, size_t n, float *max)
     return kern_logf(vec_tree(acc)) + *max;
 }
 
+/* The scale of a block in half precision, written to it, and its inverse. */
+static float store_scale(void *block, float d)
+{
+    d = d < -65504.0f ? -65504.0f : d > 65504.0f ? 65504.0f : d;
+    uint16_t half = kern_f32_to_f16(d);
+    memcpy(block, &half, sizeof half);
+    d = kern_f16_to_f32(half);
+    return d != 0.0f ? 1.0f / d : 0.0f;
+}
+
+static void store_q8_0(char *block, const float *x)
+{
+    struct vec a = vec_load(x), b = vec_load(x + LANES);
+    float most = vec_max_lanes(vec_max(vec_abs(a), vec_abs(b)));
+    struct vec inverse = vec_set1(store_scale(block, most / 127.0f));
+    int8_t *q = (int8_t *)block + sizeof(uint16_t);
+    vec_store_i8(q, vec_mul(a, inverse));
+    vec_store_i8(q + LANES, vec_mul(b, inverse));
+}
+
+static uint8_t nibble(int8_t q)
+{
+    return (uint8_t)((q < -8 ? -8 : q > 7 ? 7 : q) + 8);
+}
+
+static void store_q4_0(char *block, const float *x)
+{
+    struct vec a = vec_load(x), b = vec_load(x + LANES), zero = vec_set1(0.0f);
+    float high = vec_max_lanes(vec_max(a, b));
+    float low = vec_max_lanes(vec_max(vec_sub(zero, a), vec_sub(zero, b)));
+    struct vec inverse = vec_set1(store_scale(block, (high >= low ? high : -low) / -8.0f));
+    int8_t q[2 * LANES];
+    vec_store_i8(q, vec_mul(a, inverse));
+    vec_store_i8(q + LANES, vec_mul(b, inverse));
+    for (size_t i = 0; i < LANES; i++)
+        block[sizeof(uint16_t) + i] = (char)(nibble(q[i]) | nibble(q[LANES + i]) << 4);
+}
+
+static void store_blocks(char *dst, const float *src, size_t n, enum kern_kv kv)
+{
+    size_t bytes = kern_kv_bytes(kv, 32);
+    for (size_t i = 0; i < n; i += 32, dst += bytes) {
+        if (kv == KERN_KV_Q8_0)
+            store_q8_0(dst, src + i);
+        else
+            store_q4_0(dst, src + i);
+    }
+}
+
 static void kv_store(void *dst, const float *src, size_t n, enum kern_kv kv)
 {
     if (kv == KERN_KV_F32) {
         memcpy(dst, src, n * sizeof(float));
+        return;
+    }
+    if (kv != KERN_KV_F16) {
+        store_blocks(dst, src, n, kv);
         return;
     }
     uint16_t *half = dst, last[LANES];
@@ -254,6 +376,7 @@ static void quantize_q8_256(void *records, const float *x, size_t ldx, size_t n_
 }
 
 #include "kernels/attention_tmpl.h"
+#include "kernels/delta_tmpl.h"
 
 static void fill_rows(struct kern_table *t)
 {
@@ -263,10 +386,16 @@ static void fill_rows(struct kern_table *t)
     t->rms_norm = rms_norm;
     t->rope = rope;
     t->silu_mul = silu_mul;
+    t->gelu_mul = gelu_mul;
+    t->swiglu_oai = swiglu_oai;
+    t->softcap = softcap;
     t->add = add;
     t->axpy = axpy;
     t->scale = scale;
     t->attention = attention;
     t->kv_store = kv_store;
     t->lse = lse;
+    t->conv_silu = conv_silu;
+    t->sigmoid_mul = sigmoid_mul;
+    t->delta = delta;
 }

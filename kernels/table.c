@@ -50,15 +50,24 @@ static void build(void)
     for (int isa = 0; isa <= (int)best; isa++) {
         struct kern_table *t = &tables[isa];
         kern_init_matmul_portable(t);
+        kern_init_matmul_small_portable(t);
+        kern_init_matmul_k_portable(t);
         kern_init_rows_portable(t);
+        kern_init_matmul_iq_portable(t);
 #if defined(__x86_64__)
         if (isa >= KERN_ISA_AVX2) {
             kern_init_matmul_avx2(t);
+            kern_init_matmul_small_avx2(t);
+            kern_init_matmul_k_avx2(t);
             kern_init_rows_avx2(t);
+            kern_init_matmul_iq_avx2(t);
         }
         if (isa >= KERN_ISA_AVX512) {
             kern_init_matmul_avx512(t);
+            kern_init_matmul_small_avx512(t);
+            kern_init_matmul_k_avx512(t);
             kern_init_rows_avx512(t);
+            kern_init_matmul_iq_avx512(t);
         }
 #endif
         t->isa = (enum kern_isa)isa;
@@ -77,6 +86,21 @@ int kern_isa_by_name(const char *name)
     for (int isa = 0; isa < N_ISAS; isa++)
         if (strcmp(names[isa], name) == 0)
             return isa;
+    return -1;
+}
+
+static const char *const kv_names[KERN_N_KV] = {"f32", "f16", "q8_0", "q4_0"};
+
+const char *kern_kv_name(enum kern_kv kv)
+{
+    return (unsigned)kv < KERN_N_KV ? kv_names[kv] : "?";
+}
+
+int kern_kv_by_name(const char *name)
+{
+    for (int kv = 0; kv < KERN_N_KV; kv++)
+        if (strcmp(kv_names[kv], name) == 0)
+            return kv;
     return -1;
 }
 

@@ -5,33 +5,36 @@
 #include <string.h>
 #include <strings.h>
 
+#include "kernels/dequantize.h"
+#include "kernels/iq.h"
 #include "kernels/math.h"
 #include "kernels/pack.h"
+#include "kernels/table.h"
 
 static const struct kern_type_info types[] = {
     {KERN_F32, "F32", 1, 4, 64, KERN_ACT_F32},
     {KERN_F16, "F16", 1, 2, 32, KERN_ACT_F32},
     {KERN_Q4_0, "Q4_0", 32, 18, 288, KERN_ACT_Q8_32},
-    {KERN_Q4_1, "Q4_1", 32, 20, 0, KERN_ACT_F32},
-    {KERN_Q5_0, "Q5_0", 32, 22, 0, KERN_ACT_F32},
-    {KERN_Q5_1, "Q5_1", 32, 24, 0, KERN_ACT_F32},
+    {KERN_Q4_1, "Q4_1", 32, 20, 320, KERN_ACT_Q8_32},
+    {KERN_Q5_0, "Q5_0", 32, 22, 352, KERN_ACT_Q8_32},
+    {KERN_Q5_1, "Q5_1", 32, 24, 384, KERN_ACT_Q8_32},
     {KERN_Q8_0, "Q8_0", 32, 34, 544, KERN_ACT_Q8_32},
-    {KERN_Q2_K, "Q2_K", 256, 84, 0, KERN_ACT_F32},
-    {KERN_Q3_K, "Q3_K", 256, 110, 0, KERN_ACT_F32},
+    {KERN_Q2_K, "Q2_K", 256, 84, 1344, KERN_ACT_Q8_256},
+    {KERN_Q3_K, "Q3_K", 256, 110, 1760, KERN_ACT_Q8_256},
     {KERN_Q4_K, "Q4_K", 256, 144, 2368, KERN_ACT_Q8_256},
-    {KERN_Q5_K, "Q5_K", 256, 176, 0, KERN_ACT_F32},
+    {KERN_Q5_K, "Q5_K", 256, 176, 2880, KERN_ACT_Q8_256},
     {KERN_Q6_K, "Q6_K", 256, 210, 3360, KERN_ACT_Q8_256},
-    {KERN_IQ2_XXS, "IQ2_XXS", 256, 66, 0, KERN_ACT_F32},
-    {KERN_IQ2_XS, "IQ2_XS", 256, 74, 0, KERN_ACT_F32},
-    {KERN_IQ3_XXS, "IQ3_XXS", 256, 98, 0, KERN_ACT_F32},
-    {KERN_IQ1_S, "IQ1_S", 256, 50, 0, KERN_ACT_F32},
-    {KERN_IQ4_NL, "IQ4_NL", 32, 18, 0, KERN_ACT_F32},
-    {KERN_IQ3_S, "IQ3_S", 256, 110, 0, KERN_ACT_F32},
-    {KERN_IQ2_S, "IQ2_S", 256, 82, 0, KERN_ACT_F32},
-    {KERN_IQ4_XS, "IQ4_XS", 256, 136, 0, KERN_ACT_F32},
-    {KERN_IQ1_M, "IQ1_M", 256, 56, 0, KERN_ACT_F32},
+    {KERN_IQ2_XXS, "IQ2_XXS", 256, 66, 1056, KERN_ACT_Q8_256},
+    {KERN_IQ2_XS, "IQ2_XS", 256, 74, 1184, KERN_ACT_Q8_256},
+    {KERN_IQ3_XXS, "IQ3_XXS", 256, 98, 1568, KERN_ACT_Q8_256},
+    {KERN_IQ1_S, "IQ1_S", 256, 50, 800, KERN_ACT_Q8_256},
+    {KERN_IQ4_NL, "IQ4_NL", 32, 18, 288, KERN_ACT_Q8_32},
+    {KERN_IQ3_S, "IQ3_S", 256, 110, 1760, KERN_ACT_Q8_256},
+    {KERN_IQ2_S, "IQ2_S", 256, 82, 1312, KERN_ACT_Q8_256},
+    {KERN_IQ4_XS, "IQ4_XS", 256, 136, 2208, KERN_ACT_Q8_256},
+    {KERN_IQ1_M, "IQ1_M", 256, 56, 896, KERN_ACT_Q8_256},
     {KERN_BF16, "BF16", 1, 2, 32, KERN_ACT_F32},
-    {KERN_MXFP4, "MXFP4", 32, 17, 0, KERN_ACT_F32},
+    {KERN_MXFP4, "MXFP4", 32, 17, 272, KERN_ACT_Q8_32},
 };
 
 #define N_TYPES (sizeof types / sizeof types[0])
@@ -196,6 +199,26 @@ static void dequantize_floats(enum kern_type type, const uint8_t *src, size_t n,
             out[i] = kern_bf16_to_f32(load_u16(src + 2 * i));
 }
 
+static void dequantize_iq(const struct kern_type_info *info, const uint8_t *src, size_t n,
+                          float *out)
+{
+    for (size_t i = 0; i < n; i += info->block, src += info->block_bytes) {
+        struct kern__iq_row row;
+        kern__iq_parse(info->type, &row, src);
+        kern__iq_values(info->type, &row, out + i);
+    }
+}
+
+static void (*const blocks[KERN_TYPE_SLOTS])(const uint8_t *block, float *out) = {
+    [KERN_Q4_0] = dequantize_q4_0,           [KERN_Q4_1] = kern__dequantize_q4_1,
+    [KERN_Q5_0] = kern__dequantize_q5_0,     [KERN_Q5_1] = kern__dequantize_q5_1,
+    [KERN_Q8_0] = dequantize_q8_0,           [KERN_Q2_K] = kern__dequantize_q2_k,
+    [KERN_Q3_K] = kern__dequantize_q3_k,     [KERN_Q4_K] = dequantize_q4_k,
+    [KERN_Q5_K] = kern__dequantize_q5_k,     [KERN_Q6_K] = dequantize_q6_k,
+    [KERN_IQ4_NL] = kern__dequantize_iq4_nl, [KERN_IQ4_XS] = kern__dequantize_iq4_xs,
+    [KERN_MXFP4] = kern__dequantize_mxfp4,
+};
+
 void kern_dequantize(const struct kern_type_info *info, const void *src, size_t n, float *out)
 {
     assert(info->packed_bytes);
@@ -203,11 +226,11 @@ void kern_dequantize(const struct kern_type_info *info, const void *src, size_t 
         dequantize_floats(info->type, src, n, out);
         return;
     }
-    void (*block)(const uint8_t *, float *) = info->type == KERN_Q4_0   ? dequantize_q4_0
-                                              : info->type == KERN_Q8_0 ? dequantize_q8_0
-                                              : info->type == KERN_Q4_K ? dequantize_q4_k
-                                                                        : dequantize_q6_k;
+    if (kern__iq_is(info->type)) {
+        dequantize_iq(info, src, n, out);
+        return;
+    }
     const uint8_t *from = src;
     for (size_t i = 0; i < n; i += info->block, from += info->block_bytes)
-        block(from, out + i);
+        blocks[info->type](from, out + i);
 }

@@ -25,7 +25,32 @@ struct shard__arch {
     float temperature_scale;
     uint32_t qk_norm_except; /* rotated Q and K are normalised unless there are this many
                                 experts; 0: never */
+    enum shard_glu glu;
+    bool partial_rotary;      /* rope.dimension_count may be less than the key length */
+    bool temperature_in_file; /* of every layer: attention.temperature_scale, and the length before
+                                 YaRN's scaling */
+    bool ffn_norm_is_post;    /* the norm before the FFN is named post_attention_norm */
+    bool windowed;            /* some layers see attention.sliding_window positions */
+    uint32_t window_every;    /* layer il is windowed iff il % n < n - 1, where the file does not
+                                 say; 0: it must */
+    bool rope_by_window;      /* windowed layers have a RoPE base (10000 where the file does not
+                                 say) and head dimensions of their own: the keys in _swa */
+    bool scaled_embedding;    /* by sqrt(n_embd) */
+    bool value_norm;          /* weightless RMS of each head of V */
+    bool unscaled_scores;     /* products of Q and K are the scores as they are */
+    uint32_t wide_scores;     /* a model of that many layers scales scores by
+                                 1 / sqrt(n_embd / heads); 0: none */
+    bool dense_beside;        /* a MoE layer has the dense FFN too, and norms for both */
+    bool gate_in_file;        /* expert_gating_func says which, softmax where it does not */
+    bool mla;                 /* attention over a compressed cache (program_mla.c) */
+    bool delta;               /* gated delta-net layers between those of gated attention
+                                 (program_delta.c) */
+    bool delta_grouped;       /* the V heads of a K head are adjacent, and their beta and alpha come
+                                 from one tensor, by K head; else V head j has K head j mod n_k */
+    uint64_t needs, may;      /* slots of layers that these have, or may have; see shard__slot */
 };
+
+#define SHARD__BIT(slot) ((uint64_t)1 << (slot))
 
 /* The row of a name (len bytes), or NULL. */
 const struct shard__arch *shard__arch_find(const char *name, size_t len);
@@ -37,15 +62,29 @@ void shard__arch_list(char *text, size_t bytes);
 enum shard__dim {
     SHARD__DIM_NONE,
     SHARD__DIM_EMBD,
-    SHARD__DIM_Q,   /* heads x key length */
+    SHARD__DIM_Q,   /* heads x key length (MLA: before absorption); twice with gated attention */
     SHARD__DIM_K,   /* KV heads x key length */
     SHARD__DIM_V,   /* KV heads x value length */
-    SHARD__DIM_QKV, /* the three above */
-    SHARD__DIM_OUT, /* heads x value length */
+    SHARD__DIM_QKV, /* the three above; of a delta-net layer its q, k and v */
+    SHARD__DIM_OUT, /* heads x value length (MLA: after v_b) */
     SHARD__DIM_FF,
     SHARD__DIM_FF_EXPERT,
+    SHARD__DIM_FF_EXPERT_2, /* twice that */
     SHARD__DIM_FF_SHARED,
-    SHARD__DIM_EXPERTS
+    SHARD__DIM_EXPERTS,
+    SHARD__DIM_HEADS,
+    SHARD__DIM_HEAD, /* key length */
+    SHARD__DIM_ONE,
+    SHARD__DIM_Q_RANK,     /* MLA: the compressed query */
+    SHARD__DIM_KV_RANK,    /* MLA: the compressed key and value */
+    SHARD__DIM_KV_ROW,     /* MLA: that and the rotated part of a key */
+    SHARD__DIM_NOPE,       /* MLA: the part of a head's query that is not rotated */
+    SHARD__DIM_MLA_V,      /* MLA: a head's value */
+    SHARD__DIM_DELTA_V,    /* delta-net: V heads x state size */
+    SHARD__DIM_DELTA_NV,   /* delta-net: V heads */
+    SHARD__DIM_DELTA_2NV,  /* twice that */
+    SHARD__DIM_DELTA_HEAD, /* delta-net: state size */
+    SHARD__DIM_TAPS        /* delta-net: taps of the convolution */
 };
 
 /* Which layers have a tensor. */
@@ -53,21 +92,31 @@ enum shard__when {
     SHARD__ALWAYS,
     SHARD__OPTIONAL,
     SHARD__UNFUSED, /* unless attn_qkv is there */
+    SHARD__QKV,     /* attn_qkv itself */
     SHARD__DENSE,
     SHARD__MOE,
-    SHARD__SHARED
+    SHARD__MOE_UNFUSED, /* MOE, unless ffn_gate_up_exps is there */
+    SHARD__MOE_OPTIONAL,
+    SHARD__SHARED,
+    SHARD__ATTENTION, /* that are no delta-net layers */
+    SHARD__DELTA,     /* that are */
+    SHARD__WHOLE_Q,   /* MLA with a query that is not compressed, and all other attention */
+    SHARD__RANK_Q     /* MLA with a compressed query */
 };
 
 struct shard__slot {
     const char *name; /* after "blk.N." */
     enum shard__when when;
     enum shard__dim dims[3];
+    bool listed; /* only where an architecture's `needs` or `may` lists it */
 };
 
 extern const struct shard__slot shard__slots[SHARD_N_SLOTS];
 
 /* Finds the model's tensors and checks their types and shapes; every number of the model and its
  * layers is set already. In model_tensors.c. */
-enum proto_status shard__model_find_tensors(struct shard_model *model, struct proto_error *error);
+enum proto_status shard__model_find_tensors(struct shard_model *model,
+                                            const struct shard__arch *arch,
+                                            struct proto_error *error);
 
 #endif

@@ -52,7 +52,7 @@ struct shard_tensor {
     char name[PROTO_MAX_NAME_BYTES + 1];
     const struct kern_type_info *type;
     uint32_t n_dims;
-    uint64_t dims[4];    /* fastest first; 1 beyond n_dims */
+    uint64_t dims[4]; /* fastest first; 1 beyond n_dims */
     uint64_t bytes;
     unsigned file;       /* which file of a split set */
     uint64_t offset;     /* from the start of that file */

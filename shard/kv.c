@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shard/kv_state.h"
+
 #define PAGE_ALIGN 64u
 
 struct table {
@@ -15,7 +17,7 @@ struct table {
 struct layer {
     uint32_t n_head_kv;
     size_t k_bytes, v_bytes; /* of one head's rows in a page */
-    size_t page_bytes;
+    size_t page_bytes;       /* 0: a recurrent layer */
     enum shard_mask mask;
     uint32_t window;
 };
@@ -26,20 +28,38 @@ struct shard_kv {
     uint64_t ctx, max_bytes, used_bytes;
     struct layer *layers;
     struct table *tables; /* [seq][layer] */
-    uint64_t *ends;       /* position after the last of each sequence */
+    struct shard__states *states;
+    uint64_t *ends; /* position after the last of each sequence */
 };
 
-static size_t value_bytes(enum kern_kv type)
+enum proto_status shard_kv_check(const struct shard_model *m, enum kern_kv type,
+                                 struct proto_error *error)
 {
-    return type == KERN_KV_F16 ? 2 : 4;
+    if ((unsigned)type >= KERN_N_KV)
+        return proto_fail(error, PROTO_INVALID, "KV type %u, expected one below %u", (unsigned)type,
+                          KERN_N_KV);
+    size_t block = kern_kv_block(type);
+    for (uint32_t il = 0; il < m->n_layers; il++) {
+        const struct shard_layer *l = &m->layers[il];
+        if (l->head_dim_k % block || l->head_dim_v % block)
+            return proto_fail(
+                error, PROTO_UNSUPPORTED,
+                "KV as %s is kept in blocks of %zu, but heads of layer %u have %u (K) "
+                "and %u (V) values; use f16 or f32",
+                kern_kv_name(type), block, il, l->head_dim_k, l->head_dim_v);
+    }
+    return PROTO_OK;
 }
 
 static struct layer layer_of(const struct shard_model *m, uint32_t il, enum kern_kv type)
 {
     const struct shard_layer *l = &m->layers[il];
     struct layer layer = {.n_head_kv = l->n_head_kv, .mask = l->mask, .window = l->window};
-    layer.k_bytes = SHARD_KV_PAGE_ROWS * m->head_dim_k * value_bytes(type);
-    layer.v_bytes = SHARD_KV_PAGE_ROWS * m->head_dim_v * value_bytes(type);
+    layer.k_bytes = SHARD_KV_PAGE_ROWS * kern_kv_bytes(type, l->head_dim_k);
+    if (!m->mla.kv_rank)
+        layer.v_bytes = SHARD_KV_PAGE_ROWS * kern_kv_bytes(type, l->head_dim_v);
+    if (l->delta)
+        return layer;
     size_t bytes = l->n_head_kv * (layer.k_bytes + layer.v_bytes);
     layer.page_bytes = (bytes + PAGE_ALIGN - 1) / PAGE_ALIGN * PAGE_ALIGN;
     return layer;
@@ -47,7 +67,7 @@ static struct layer layer_of(const struct shard_model *m, uint32_t il, enum kern
 
 uint64_t shard_kv_bytes(const struct shard_program *program, enum kern_kv type, uint64_t n)
 {
-    uint64_t sum = 0;
+    uint64_t sum = shard__states_bytes(program, n);
     for (uint32_t il = program->layer_first; il < program->layer_end; il++) {
         struct layer layer = layer_of(program->model, il, type);
         uint64_t rows = n;
@@ -69,6 +89,9 @@ enum proto_status shard_kv_create(struct shard_kv **out, const struct shard_prog
     if (options->ctx > PROTO_MAX_CONTEXT)
         return proto_fail(error, PROTO_LIMIT, "context of %llu asked for, expected at most %u",
                           (unsigned long long)options->ctx, PROTO_MAX_CONTEXT);
+    enum proto_status status = shard_kv_check(program->model, options->type, error);
+    if (status != PROTO_OK)
+        return status;
     struct shard_kv *kv = calloc(1, sizeof *kv);
     if (!kv)
         return proto_fail_nomem(error, sizeof *kv, "the KV cache");
@@ -88,6 +111,11 @@ enum proto_status shard_kv_create(struct shard_kv **out, const struct shard_prog
     }
     for (uint32_t i = 0; i < n_layers; i++)
         kv->layers[i] = layer_of(program->model, kv->layer_first + i, options->type);
+    status = shard__states_create(&kv->states, program, options->max_seqs, error);
+    if (status != PROTO_OK) {
+        shard_kv_destroy(kv);
+        return status;
+    }
     *out = kv;
     return PROTO_OK;
 }
@@ -98,6 +126,7 @@ void shard_kv_destroy(struct shard_kv *kv)
         return;
     for (uint32_t seq = 0; kv->tables && seq < kv->max_seqs; seq++)
         shard_kv_drop(kv, seq);
+    shard__states_destroy(kv->states);
     free(kv->layers);
     free(kv->tables);
     free(kv->ends);
@@ -129,7 +158,21 @@ static bool can_continue(const struct shard_kv *kv, uint32_t seq, uint64_t pos)
         if (first < pos && first / SHARD_KV_PAGE_ROWS < table_of(kv, seq, i)->first_kept)
             return false;
     }
-    return true;
+    return shard__states_can(kv->states, seq, kv->ends[seq], pos);
+}
+
+uint64_t shard_kv_resume(const struct shard_kv *kv, uint32_t seq, uint64_t pos)
+{
+    uint64_t every = SHARD_KV_SNAPSHOT_EVERY;
+    pos = pos < kv->ends[seq] ? pos : kv->ends[seq];
+    if (can_continue(kv, seq, pos))
+        return pos;
+    pos = pos / every * every;
+    for (uint32_t i = 0; i < SHARD_KV_SNAPSHOTS && pos > 0; i++, pos -= every) {
+        if (can_continue(kv, seq, pos))
+            return pos;
+    }
+    return 0;
 }
 
 static enum proto_status check_range(const struct shard_kv *kv, uint32_t seq, uint64_t pos,
@@ -149,9 +192,10 @@ static enum proto_status check_range(const struct shard_kv *kv, uint32_t seq, ui
                           seq, (unsigned long long)(pos + n), (unsigned long long)kv->ctx);
     if (!can_continue(kv, seq, pos))
         return proto_fail(error, PROTO_INVALID,
-                          "sequence %u cannot go back to position %llu: rows before it were given "
-                          "back; start it again",
-                          seq, (unsigned long long)pos);
+                          "sequence %u cannot go back to position %llu: what is before it was "
+                          "given back; start it again from position %llu",
+                          seq, (unsigned long long)pos,
+                          (unsigned long long)shard_kv_resume(kv, seq, pos));
     return PROTO_OK;
 }
 
@@ -170,9 +214,13 @@ static enum proto_status grow_table(struct table *t, size_t n_pages, struct prot
     return PROTO_OK;
 }
 
-static uint64_t missing_bytes(const struct shard_kv *kv, uint32_t seq, size_t first, size_t end)
+/* Of the pages [first, end), and of the states of a sequence of `next` positions. */
+static uint64_t missing_bytes(const struct shard_kv *kv, uint32_t seq, size_t first, size_t end,
+                              uint64_t next)
 {
-    uint64_t bytes = 0;
+    uint32_t held = shard__states_held(kv->states, seq);
+    uint32_t blocks = shard__states_needed(kv->states, next);
+    uint64_t bytes = blocks > held ? (blocks - held) * shard__states_block(kv->states) : 0;
     for (uint32_t i = 0; i < kv->n_layers; i++) {
         const struct table *t = table_of(kv, seq, i);
         for (size_t page = first; page < end; page++)
@@ -207,6 +255,8 @@ static enum proto_status take_all(struct shard_kv *kv, uint32_t seq, size_t firs
     enum proto_status status = PROTO_OK;
     for (uint32_t i = 0; i < kv->n_layers && status == PROTO_OK; i++) {
         struct table *t = table_of(kv, seq, i);
+        if (kv->layers[i].page_bytes == 0)
+            continue;
         status = grow_table(t, end, error);
         if (status == PROTO_OK)
             status = take_pages(kv, i, t, first, end, taken + i * span, error);
@@ -221,6 +271,26 @@ static enum proto_status take_all(struct shard_kv *kv, uint32_t seq, size_t firs
     return status;
 }
 
+static void give_back_states(struct shard_kv *kv, uint32_t seq, uint32_t n)
+{
+    uint32_t held = shard__states_held(kv->states, seq);
+    shard__states_give_back(kv->states, seq, n);
+    if (held > n)
+        kv->used_bytes -= (held - n) * shard__states_block(kv->states);
+}
+
+static enum proto_status take_states(struct shard_kv *kv, uint32_t seq, uint32_t n,
+                                     struct proto_error *error)
+{
+    uint32_t held = shard__states_held(kv->states, seq);
+    if (n <= held)
+        return PROTO_OK;
+    enum proto_status status = shard__states_take(kv->states, seq, n, error);
+    kv->used_bytes +=
+        (shard__states_held(kv->states, seq) - held) * shard__states_block(kv->states);
+    return status;
+}
+
 enum proto_status shard_kv_reserve(struct shard_kv *kv, uint32_t seq, uint64_t pos, uint32_t n,
                                    struct proto_error *error)
 {
@@ -229,7 +299,7 @@ enum proto_status shard_kv_reserve(struct shard_kv *kv, uint32_t seq, uint64_t p
         return status;
     size_t first = pos / SHARD_KV_PAGE_ROWS;
     size_t end = (pos + n + SHARD_KV_PAGE_ROWS - 1) / SHARD_KV_PAGE_ROWS;
-    uint64_t need = missing_bytes(kv, seq, first, end);
+    uint64_t need = missing_bytes(kv, seq, first, end, pos + n);
     if (kv->max_bytes && need > kv->max_bytes - kv->used_bytes)
         return proto_fail(error, PROTO_CAPACITY,
                           "the KV cache has %llu of %llu bytes free and %u rows of sequence %u "
@@ -237,9 +307,15 @@ enum proto_status shard_kv_reserve(struct shard_kv *kv, uint32_t seq, uint64_t p
                           (unsigned long long)(kv->max_bytes - kv->used_bytes),
                           (unsigned long long)kv->max_bytes, n, seq, (unsigned long long)need,
                           (unsigned long long)(need - (kv->max_bytes - kv->used_bytes)));
-    status = take_all(kv, seq, first, end, error);
-    if (status != PROTO_OK)
+    uint32_t held = shard__states_held(kv->states, seq);
+    status = take_states(kv, seq, shard__states_needed(kv->states, pos + n), error);
+    if (status == PROTO_OK)
+        status = take_all(kv, seq, first, end, error);
+    if (status != PROTO_OK) {
+        give_back_states(kv, seq, held);
         return status;
+    }
+    shard__states_move(kv->states, seq, kv->ends[seq], pos, pos + n);
     for (uint32_t i = 0; i < kv->n_layers; i++) {
         struct table *t = table_of(kv, seq, i);
         release(kv, i, t, end, t->n_pages);
@@ -274,7 +350,13 @@ void shard_kv_drop(struct shard_kv *kv, uint32_t seq)
         free(t->pages);
         *t = (struct table){0};
     }
+    give_back_states(kv, seq, 0);
     kv->ends[seq] = 0;
+}
+
+const struct shard__states *shard__kv_states(const struct shard_kv *kv)
+{
+    return kv->states;
 }
 
 uint32_t shard_kv_max_seqs(const struct shard_kv *kv)
@@ -301,7 +383,8 @@ size_t shard_kv_k_offset(const struct shard_kv *kv, uint32_t layer, uint32_t hea
 
 size_t shard_kv_v_offset(const struct shard_kv *kv, uint32_t layer, uint32_t head)
 {
-    return shard_kv_k_offset(kv, layer, head) + kv->layers[layer - kv->layer_first].k_bytes;
+    const struct layer *l = &kv->layers[layer - kv->layer_first];
+    return shard_kv_k_offset(kv, layer, head) + (l->v_bytes ? l->k_bytes : 0);
 }
 
 uint64_t shard_kv_used(const struct shard_kv *kv)

@@ -2,8 +2,9 @@
 /*
  * The KV cache of a slice: for each sequence and layer, pages of SHARD_KV_PAGE_ROWS positions. A
  * page holds, for each KV head, its K rows and then its V rows. Pages come from one pool with a
- * limit; a chunked or windowed layer gives back the pages that no later query can see. One thread
- * (the one that executes).
+ * limit; a chunked or windowed layer gives back the pages that no later query can see. A recurrent
+ * layer has a state in place of pages, and copies of it (shard/kv_state.h), from the same limit.
+ * One thread (the one that executes).
  */
 #ifndef SHARD_KV_H
 #define SHARD_KV_H
@@ -12,7 +13,17 @@
 
 #define SHARD_KV_PAGE_ROWS 32u
 
+/* Copies of a sequence's recurrent states that are kept, and the positions between them: a
+ * sequence may be cut back to any of the last SHARD_KV_SNAPSHOTS multiples. */
+#define SHARD_KV_SNAPSHOTS      2u
+#define SHARD_KV_SNAPSHOT_EVERY 256u
+
 struct shard_kv;
+
+/* Whether a model's rows can be kept as a type: quantised ones are whole blocks. PROTO_UNSUPPORTED
+ * names the dimensions, PROTO_INVALID a number that is no type. */
+enum proto_status shard_kv_check(const struct shard_model *model, enum kern_kv type,
+                                 struct proto_error *error);
 
 struct shard_kv_options {
     enum kern_kv type;
@@ -29,10 +40,21 @@ void shard_kv_destroy(struct shard_kv *kv);
 /* Makes room for positions [pos, pos + n) of a sequence in every layer of the slice, after which
  * the sequence ends. On failure (PROTO_CAPACITY: the text says how much is missing) nothing has
  * changed. pos may go back over what is there (rows are overwritten, later ones forgotten), but
- * not to where a layer has given back positions that it would have to see, and it may not skip
+ * not to where a layer has given back positions that it would have to see or no copy of a
+ * recurrent state was kept (the text says from where the sequence can go on), and it may not skip
  * positions; the end may not pass the context: PROTO_INVALID. */
 enum proto_status shard_kv_reserve(struct shard_kv *kv, uint32_t seq, uint64_t pos, uint32_t n,
                                    struct proto_error *error);
+
+/* A position, at most pos, from which reserve accepts that a sequence goes on: pos itself, that of
+ * a copy of its recurrent states, or 0. */
+uint64_t shard_kv_resume(const struct shard_kv *kv, uint32_t seq, uint64_t pos);
+
+/* A recurrent layer's state, to be moved on by the positions reserved last, and the copy of it to
+ * be made once it is that of pos, the number of positions behind it, or NULL if none is kept
+ * there. Floats as shard_delta_state_floats and shard_delta_conv_floats say. */
+float *shard_kv_state(const struct shard_kv *kv, uint32_t seq, uint32_t layer);
+float *shard_kv_snapshot(const struct shard_kv *kv, uint32_t seq, uint32_t layer, uint64_t pos);
 
 /* After a batch that ended at position next - 1: gives back pages that no query at next or later
  * sees. */
@@ -43,7 +65,8 @@ void shard_kv_drop(struct shard_kv *kv, uint32_t seq);
 
 /* The page tables of one KV head: element i points at rows of positions 32 i .. 32 i + 31. Valid
  * until the next reserve, trim or drop of that sequence. Released pages are NULL. The table is of
- * page bases: a head's K rows start k_offset bytes into a page, its V rows v_offset. */
+ * page bases: a head's K rows start k_offset bytes into a page, its V rows v_offset, which with MLA
+ * are the starts of its K rows. */
 struct shard_kv_view {
     void *const *pages;
     size_t n_pages;

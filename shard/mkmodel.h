@@ -11,12 +11,12 @@
 #include "proto/status.h"
 
 struct shard_mkmodel_options {
-    const char *preset;      /* "llama3-tiny", ... */
-    const char *type;        /* "F16", "Q4_K", ... */
+    const char *preset; /* "llama3-tiny", ... */
+    const char *type;   /* "F16", "Q4_K", ... */
     uint64_t seed;
     const char *const *sets; /* "key=value" changes of the preset's dimensions */
     size_t n_sets;
-    bool sparse;             /* header and holes only: full size, takes no disk */
+    bool sparse; /* header and holes only: full size, takes no disk */
     void (*progress)(void *arg, uint64_t done, uint64_t total); /* bytes; on the caller's thread;
                                                                    may be NULL */
     void *progress_arg;

@@ -85,6 +85,18 @@ static float read_f32(struct reader *r, const char *suffix, float fallback, floa
     return value;
 }
 
+static bool read_bool(struct reader *r, const char *suffix, bool fallback)
+{
+    char key[KEY_BYTES];
+    bool value = fallback;
+    if (r->status != PROTO_OK)
+        return fallback;
+    enum proto_status status = shard_gguf_bool(r->gguf, key_of(r, suffix, key), &value, r->error);
+    if (status != PROTO_OK && status != PROTO_NOTFOUND)
+        r->status = status;
+    return value;
+}
+
 static bool has_key(const struct reader *r, const char *suffix)
 {
     char key[KEY_BYTES];
@@ -128,7 +140,9 @@ static void read_name(struct shard_model *m)
 
 static void read_sizes(struct shard_model *m, struct reader *r)
 {
-    m->n_layers = read_u32(r, "block_count", REQUIRED, 1, PROTO_MAX_LAYERS);
+    uint32_t n_blocks = read_u32(r, "block_count", REQUIRED, 1, PROTO_MAX_LAYERS);
+    m->n_skipped = read_u32(r, "nextn_predict_layers", 0, 0, n_blocks - 1);
+    m->n_layers = n_blocks - m->n_skipped;
     m->n_ctx = read_u32(r, "context_length", REQUIRED, 1, PROTO_MAX_CONTEXT);
     m->n_embd = read_u32(r, "embedding_length", REQUIRED, 1, PROTO_MAX_EMBD);
     m->eps = read_f32(r, "attention.layer_norm_rms_epsilon", NAN, 0.0f, 1.0f);
@@ -139,53 +153,197 @@ static void read_sizes(struct shard_model *m, struct reader *r)
     m->head_dim_v = read_u32(r, "attention.value_length", fallback, 1, PROTO_MAX_HEAD_DIM);
 }
 
-static void read_rope_scaling(struct shard_model *m, struct reader *r)
+/* How much YaRN stretches cos and sin for a factor. */
+static double yarn_magnitude(double factor, double multiplier)
+{
+    return factor <= 1.0 ? 1.0 : 0.1 * multiplier * log(factor) + 1.0;
+}
+
+static void read_yarn(struct shard_rope_params *rope, struct reader *r)
+{
+    double factor = (double)read_f32(r, "rope.scaling.factor", NAN, 1e-3f, 1e6f);
+    double multiplier = (double)read_f32(r, "rope.scaling.yarn_log_multiplier", 0.0f, 0.0f, 1e6f);
+    double more = (double)read_f32(r, "rope.scaling.attn_factor", 1.0f, 1e-6f, 1e6f);
+    rope->yarn_factor = factor;
+    rope->yarn_beta_fast = (double)read_f32(r, "rope.scaling.yarn_beta_fast", 32.0f, 1e-6f, 1e6f);
+    rope->yarn_beta_slow = (double)read_f32(r, "rope.scaling.yarn_beta_slow", 1.0f, 1e-6f, 1e6f);
+    rope->original_ctx =
+        read_u32(r, "rope.scaling.original_context_length", REQUIRED, 1, PROTO_MAX_CONTEXT);
+    rope->gain = (float)(yarn_magnitude(factor, 1.0) / yarn_magnitude(factor, multiplier) * more);
+}
+
+static void read_linear(struct shard_rope_params *rope, struct reader *r)
+{
+    const char *suffix =
+        has_key(r, "rope.scaling.factor") ? "rope.scaling.factor" : "rope.scale_linear";
+    float factor = read_f32(r, suffix, 1.0f, 0.0f, 1e6f);
+    rope->scale = factor > 0.0f ? (double)factor : 1.0;
+}
+
+static bool is_text(const struct shard_gguf_string *text, const char *word)
+{
+    return text->len == strlen(word) && memcmp(text->data, word, text->len) == 0;
+}
+
+static void read_rope_scaling(struct shard_rope_params *rope, struct reader *r)
 {
     char key[KEY_BYTES];
     struct shard_gguf_string type = {"linear", 6};
-    m->rope_scale = 1.0;
     if (r->status != PROTO_OK)
         return;
     enum proto_status status =
         shard_gguf_str(r->gguf, key_of(r, "rope.scaling.type", key), &type, r->error);
-    if (status != PROTO_OK && status != PROTO_NOTFOUND) {
+    if (status != PROTO_OK && status != PROTO_NOTFOUND)
         r->status = status;
-        return;
-    }
-    if (type.len == 4 && memcmp(type.data, "none", 4) == 0)
-        return;
-    if (type.len != 6 || memcmp(type.data, "linear", 6) != 0) {
+    else if (is_text(&type, "linear"))
+        read_linear(rope, r);
+    else if (is_text(&type, "yarn"))
+        read_yarn(rope, r);
+    else if (!is_text(&type, "none"))
         r->status = proto_fail(r->error, PROTO_UNSUPPORTED,
-                               "%s is '%.*s', which is not supported yet; supported: none, linear",
+                               "%s is '%.*s', which is not supported; supported: none, linear, "
+                               "yarn",
                                key, type.len < 32 ? (int)type.len : 32, type.data);
+}
+
+static void read_rope_set(struct shard_rope_params *rope, struct reader *r, bool windowed,
+                          uint32_t head_dim, bool partial)
+{
+    const char *key = windowed ? "rope.dimension_count_swa" : "rope.dimension_count";
+    *rope = (struct shard_rope_params){.scale = 1.0, .gain = 1.0f};
+    rope->n_rot = read_u32(r, key, head_dim, 1, PROTO_MAX_HEAD_DIM);
+    rope->base = (double)read_f32(r, windowed ? "rope.freq_base_swa" : "rope.freq_base", 10000.0f,
+                                  1e-3f, 1e12f);
+    bool fits = partial ? rope->n_rot <= head_dim : rope->n_rot == head_dim;
+    if (r->status == PROTO_OK && (!fits || rope->n_rot % 2 != 0))
+        r->status = proto_fail(
+            r->error, PROTO_UNSUPPORTED, "%s.%s is %u, expected %s (%u)", r->arch, key, rope->n_rot,
+            partial ? "an even number up to the key length" : "the even key length", head_dim);
+}
+
+/* Compressed attention's numbers, which must agree with those that describe its cache. */
+static void read_mla(struct shard_model *m, struct reader *r, const struct shard__arch *arch)
+{
+    struct shard_mla *mla = &m->mla;
+    uint32_t n_rot = m->rope[SHARD_ROPE_GLOBAL].n_rot;
+    if (!arch->mla || r->status != PROTO_OK)
+        return;
+    if (!has_key(r, "attention.key_length_mla")) {
+        r->status = proto_fail(r->error, PROTO_UNSUPPORTED,
+                               "key '%s.attention.key_length_mla' is missing: the file has "
+                               "attention in its old form (attn_kv_b), expected the absorbed one "
+                               "(attn_k_b and attn_v_b); get or convert a newer file",
+                               m->arch);
         return;
     }
-    const char *suffix =
-        has_key(r, "rope.scaling.factor") ? "rope.scaling.factor" : "rope.scale_linear";
-    float factor = read_f32(r, suffix, 1.0f, 0.0f, 1e6f);
-    m->rope_scale = factor > 0.0f ? (double)factor : 1.0;
+    m->rope[SHARD_ROPE_GLOBAL].gain = 1.0f; /* score_scale stands in for it */
+    mla->kv_rank = read_u32(r, "attention.kv_lora_rank", REQUIRED, 1, PROTO_MAX_HEAD_DIM);
+    mla->q_rank = read_u32(r, "attention.q_lora_rank", 0, 0, PROTO_MAX_EMBD);
+    mla->dim_v = read_u32(r, "attention.value_length_mla", REQUIRED, 1, PROTO_MAX_HEAD_DIM);
+    mla->nope = read_u32(r, "attention.key_length_mla", REQUIRED, n_rot + 1, PROTO_MAX_HEAD_DIM);
+    mla->nope -= r->status == PROTO_OK ? n_rot : 0;
+    if (r->status == PROTO_OK &&
+        (m->head_dim_k != mla->kv_rank + n_rot || m->head_dim_v != mla->kv_rank))
+        r->status =
+            proto_fail(r->error, PROTO_FORMAT,
+                       "%s has keys of %u and values of %u, expected %u and %u: the "
+                       "attention.kv_lora_rank, with and without rope.dimension_count",
+                       m->arch, m->head_dim_k, m->head_dim_v, mla->kv_rank + n_rot, mla->kv_rank);
 }
 
-static void read_rope(struct shard_model *m, struct reader *r)
+static void read_delta(struct shard_model *m, struct reader *r, const struct shard__arch *arch)
 {
-    m->n_rot = read_u32(r, "rope.dimension_count", m->head_dim_k, 1, PROTO_MAX_HEAD_DIM);
-    m->rope_base = (double)read_f32(r, "rope.freq_base", 10000.0f, 1e-3f, 1e12f);
-    if (r->status == PROTO_OK && (m->n_rot != m->head_dim_k || m->n_rot % 2 != 0))
+    struct shard_delta *d = &m->delta;
+    if (!arch->delta)
+        return;
+    m->gated_attention = true;
+    d->grouped = arch->delta_grouped;
+    d->n_v = read_u32(r, "ssm.time_step_rank", REQUIRED, 1, PROTO_MAX_HEADS);
+    d->n_k = read_u32(r, "ssm.group_count", REQUIRED, 1, d->n_v);
+    d->dim = read_u32(r, "ssm.state_size", REQUIRED, 1, PROTO_MAX_HEAD_DIM);
+    d->taps = read_u32(r, "ssm.conv_kernel", REQUIRED, 1, SHARD_MAX_TAPS);
+    uint32_t inner = read_u32(r, "ssm.inner_size", d->n_v * d->dim, 1, UINT32_MAX);
+    if (r->status == PROTO_OK && (d->n_v % d->n_k != 0 || inner != d->n_v * d->dim))
         r->status = proto_fail(r->error, PROTO_UNSUPPORTED,
-                               "%s.rope.dimension_count is %u, expected the even key length (%u)",
-                               m->arch, m->n_rot, m->head_dim_k);
-    read_rope_scaling(m, r);
+                               "%s has %u V heads of %u and %u K heads and an ssm.inner_size of "
+                               "%u, expected a multiple of the K heads and V heads x length",
+                               m->arch, d->n_v, d->dim, d->n_k, inner);
+    if (r->status == PROTO_OK && m->head_dim_v != m->head_dim_k)
+        r->status = proto_fail(r->error, PROTO_UNSUPPORTED,
+                               "%s has values of %u, expected the key length (%u), as the gate "
+                               "has",
+                               m->arch, m->head_dim_v, m->head_dim_k);
 }
 
+/* Head dimensions and rotation, which windowed layers of some models have of their own. */
+static void read_heads(struct shard_model *m, struct reader *r, const struct shard__arch *arch,
+                       struct shard_layer *windowed)
+{
+    windowed->head_dim_k = m->head_dim_k;
+    windowed->head_dim_v = m->head_dim_v;
+    read_rope_set(&m->rope[SHARD_ROPE_GLOBAL], r, false, m->head_dim_k, arch->partial_rotary);
+    read_rope_scaling(&m->rope[SHARD_ROPE_GLOBAL], r);
+    if (!arch->rope_by_window)
+        return;
+    windowed->rope_set = SHARD_ROPE_WINDOWED;
+    windowed->head_dim_k =
+        read_u32(r, "attention.key_length_swa", m->head_dim_k, 1, PROTO_MAX_HEAD_DIM);
+    windowed->head_dim_v =
+        read_u32(r, "attention.value_length_swa", m->head_dim_v, 1, PROTO_MAX_HEAD_DIM);
+    read_rope_set(&m->rope[SHARD_ROPE_WINDOWED], r, true, windowed->head_dim_k,
+                  arch->partial_rotary);
+}
+
+/* What expert_gating_func says of a gate; 0 stands for "not said" in files of some converters. */
 static void check_gate(struct reader *r, const struct shard__arch *arch)
 {
-    uint32_t expected = arch->gate == SHARD_GATE_SIGMOID ? 2 : 1;
+    static const uint32_t numbers[] = {
+        [SHARD_GATE_SOFTMAX] = 1, [SHARD_GATE_SIGMOID] = 2, [SHARD_GATE_SOFTMAX_SELECTED] = 3};
+    if (arch->gate_in_file)
+        return;
+    uint32_t expected = numbers[arch->gate];
     uint32_t found = read_u32(r, "expert_gating_func", expected, 0, UINT32_MAX);
-    /* 0 stands for "not said" in files of some converters. */
     if (r->status == PROTO_OK && found != expected && found != 0)
         r->status = proto_fail(r->error, PROTO_UNSUPPORTED,
                                "%s.expert_gating_func is %u, expected %u for this architecture",
                                arch->name, found, expected);
+}
+
+static void read_groups(struct shard_model *m, struct reader *r)
+{
+    uint32_t n = read_u32(r, "expert_group_count", 0, 0, m->n_experts);
+    uint32_t used = read_u32(r, "expert_group_used_count", n, 0, n);
+    if (r->status != PROTO_OK || n <= 1 || used == 0 || used == n)
+        return;
+    if (m->n_experts % n != 0 || m->n_experts / n * used < m->n_experts_used)
+        r->status = proto_fail(r->error, PROTO_FORMAT,
+                               "%s has %u experts in %u groups, of which %u are used, expected "
+                               "equal groups with room for %u experts",
+                               m->arch, m->n_experts, n, used, m->n_experts_used);
+    m->n_expert_groups = n;
+    m->n_expert_groups_used = used;
+}
+
+static void read_gate(struct shard_model *m, struct reader *r, const struct shard__arch *arch)
+{
+    check_gate(r, arch);
+    m->gate = arch->gate;
+    /* Old files do not say it, and have softmax. */
+    if (arch->gate_in_file && read_u32(r, "expert_gating_func", 1, 0, 2) == 2)
+        m->gate = SHARD_GATE_SIGMOID;
+    m->gate_on_input = arch->gate_on_input;
+    m->gate_normalised = read_bool(r, "expert_weights_norm", arch->gate_normalised);
+    m->gate_scale = read_f32(r, "expert_weights_scale", 1.0f, 0.0f, 1e6f);
+    /* 0 is written for "not said" too. */
+    m->gate_scale = m->gate_scale == 0.0f ? 1.0f : m->gate_scale;
+}
+
+static void read_shared_expert(struct shard_model *m, struct reader *r)
+{
+    uint32_t n = read_u32(r, "expert_shared_count", 1, 0, PROTO_MAX_EXPERTS);
+    uint64_t width = (uint64_t)n * m->ff_expert;
+    m->ff_shared = read_u32(r, "expert_shared_feed_forward_length",
+                            width < PROTO_MAX_FF ? width : PROTO_MAX_FF, 0, PROTO_MAX_FF);
 }
 
 static void read_experts(struct shard_model *m, struct reader *r, const struct shard__arch *arch)
@@ -193,19 +351,19 @@ static void read_experts(struct shard_model *m, struct reader *r, const struct s
     uint64_t none = arch->needs_experts ? REQUIRED : 0;
     m->n_experts =
         read_u32(r, "expert_count", none, arch->needs_experts ? 1 : 0, PROTO_MAX_EXPERTS);
-    m->gate = arch->gate;
-    m->gate_normalised = arch->gate_normalised;
-    m->gate_on_input = arch->gate_on_input;
     m->gate_scale = 1.0f;
     if (m->n_experts == 0)
         return;
-    check_gate(r, arch);
+    read_gate(m, r, arch);
+    m->dense_beside = arch->dense_beside;
     m->n_experts_used = read_u32(r, "expert_used_count", REQUIRED, 1, m->n_experts);
     uint64_t fallback = REQUIRED;
     if (!arch->needs_experts)
         fallback = read_layer_u32(r, "feed_forward_length", 0, REQUIRED, 1, PROTO_MAX_FF);
     m->ff_expert = read_u32(r, "expert_feed_forward_length", fallback, 1, PROTO_MAX_FF);
-    m->ff_shared = arch->shared_expert ? m->ff_expert : 0;
+    if (arch->shared_expert)
+        read_shared_expert(m, r);
+    read_groups(m, r);
 }
 
 /* The file's window must be the one that the architecture is known by. */
@@ -221,59 +379,169 @@ static void check_window(struct reader *r, const struct shard__arch *arch)
                                arch->name, found, arch->chunk);
 }
 
-static void read_layer_kind(const struct shard_model *m, struct shard_layer *layer, uint32_t il,
-                            const struct shard__arch *arch)
+/* Whether layer il sees a window only: the file's array or period, else the architecture's. */
+static bool is_windowed(struct reader *r, uint32_t il, const struct shard__arch *arch)
+{
+    char key[KEY_BYTES];
+    const struct shard_gguf_value *said =
+        shard_gguf_find(r->gguf, key_of(r, "attention.sliding_window_pattern", key));
+    if (said && said->kind == SHARD_GGUF_ARRAY)
+        return read_layer_u32(r, "attention.sliding_window_pattern", il, REQUIRED, 0, 1);
+    uint64_t usual = arch->window_every ? arch->window_every : REQUIRED;
+    uint32_t every = read_u32(r, "attention.sliding_window_pattern", usual, 1, PROTO_MAX_LAYERS);
+    return il % every < every - 1;
+}
+
+/* YaRN lengthens MLA's scores in place of cos and sin: M^2 / sqrt(key length), M = 1 +
+ * yarn_log_multiplier * ln(factor), the multiplier being 0.1 x mscale_all_dim of the original
+ * (DeepseekV3Attention). */
+static float mla_score_scale(const struct shard_model *m, struct reader *r)
+{
+    const struct shard_rope_params *rope = &m->rope[SHARD_ROPE_GLOBAL];
+    double multiplier = (double)read_f32(r, "rope.scaling.yarn_log_multiplier", 0.0f, 0.0f, 100.0f);
+    double mscale = rope->yarn_factor > 1.0 ? 1.0 + multiplier * log(rope->yarn_factor) : 1.0;
+    return (float)(mscale * mscale / sqrt((double)(m->mla.nope + rope->n_rot)));
+}
+
+static float score_scale(const struct shard_model *m, struct reader *r,
+                         const struct shard_layer *layer, const struct shard__arch *arch)
+{
+    if (m->mla.kv_rank)
+        return mla_score_scale(m, r);
+    if (arch->unscaled_scores)
+        return 1.0f;
+    if (arch->wide_scores && m->n_layers == arch->wide_scores)
+        return (float)(1.0 / sqrt((double)m->n_embd / layer->n_head));
+    return (float)(1.0 / sqrt((double)layer->head_dim_k));
+}
+
+static void read_layer_kind(const struct shard_model *m, struct reader *r,
+                            struct shard_layer *layer, uint32_t il, const struct shard__arch *arch,
+                            const struct shard_layer *windowed)
 {
     bool nope = arch->nope_every && (il + 1) % arch->nope_every == 0;
     layer->rope = nope ? SHARD_ROPE_NONE : arch->rope;
+    layer->head_dim_k = m->head_dim_k;
+    layer->head_dim_v = m->head_dim_v;
     if (!nope && arch->chunk) {
         layer->mask = SHARD_MASK_CHUNK;
         layer->window = arch->chunk;
     }
-    layer->temperature = nope && arch->temperature_length;
+    if (windowed->window && is_windowed(r, il, arch)) {
+        layer->mask = SHARD_MASK_WINDOW;
+        layer->window = windowed->window;
+        layer->rope_set = windowed->rope_set;
+        layer->head_dim_k = windowed->head_dim_k;
+        layer->head_dim_v = windowed->head_dim_v;
+    }
+    layer->temperature =
+        arch->temperature_in_file ? m->temperature_scale != 0.0f : nope && arch->temperature_length;
     layer->qk_norm_after_rope =
         !nope && arch->qk_norm_except && m->n_experts != arch->qk_norm_except;
 }
 
-static void read_layers(struct shard_model *m, struct reader *r, const struct shard__arch *arch)
+/* Whether a layer of a hybrid model has a state in place of keys and values. */
+static bool read_recurrent(const struct shard_model *m, struct reader *r, uint32_t il)
 {
-    uint32_t step = 1;
+    if (m->delta.n_v == 0)
+        return false;
+    if (has_key(r, "attention.recurrent_layers"))
+        return read_layer_u32(r, "attention.recurrent_layers", il, REQUIRED, 0, 1) != 0;
+    return (il + 1) % read_u32(r, "full_attention_interval", 4, 1, UINT32_MAX) != 0;
+}
+
+static void read_layers(struct shard_model *m, struct reader *r, const struct shard__arch *arch,
+                        const struct shard_layer *windowed)
+{
+    uint32_t step = 1, dense = read_u32(r, "leading_dense_block_count", 0, 0, UINT32_MAX);
     if (arch->moe_interleaved)
         step = read_u32(r, "interleave_moe_layer_step", REQUIRED, 1, PROTO_MAX_LAYERS);
     for (uint32_t il = 0; il < m->n_layers && r->status == PROTO_OK; il++) {
         struct shard_layer *layer = &m->layers[il];
         for (int slot = 0; slot < SHARD_N_SLOTS; slot++)
             layer->tensor[slot] = -1;
-        read_layer_kind(m, layer, il, arch);
+        read_layer_kind(m, r, layer, il, arch, windowed);
         layer->n_head = read_layer_u32(r, "attention.head_count", il, REQUIRED, 1, PROTO_MAX_HEADS);
         layer->n_head_kv =
             read_layer_u32(r, "attention.head_count_kv", il, layer->n_head, 1, PROTO_MAX_HEADS);
-        layer->ff = read_layer_u32(r, "feed_forward_length", il, REQUIRED, 1, PROTO_MAX_FF);
-        layer->moe = m->n_experts > 0 && (il + 1) % step == 0;
+        layer->moe = m->n_experts > 0 && il >= dense && (il + 1) % step == 0;
+        bool no_dense = layer->moe && !m->dense_beside;
+        layer->ff =
+            read_layer_u32(r, "feed_forward_length", il, no_dense ? 1 : REQUIRED, 1, PROTO_MAX_FF);
+        layer->score_scale = score_scale(m, r, layer, arch);
+        layer->delta = read_recurrent(m, r, il);
         if (r->status == PROTO_OK && layer->n_head % layer->n_head_kv != 0)
             r->status = proto_fail(r->error, PROTO_FORMAT,
                                    "layer %u has %u heads, expected a multiple of its %u KV heads",
                                    il, layer->n_head, layer->n_head_kv);
+        if (r->status == PROTO_OK && m->mla.kv_rank && layer->n_head_kv != 1)
+            r->status = proto_fail(r->error, PROTO_FORMAT,
+                                   "layer %u has %u KV heads, expected 1: the compressed row", il,
+                                   layer->n_head_kv);
     }
+}
+
+static void read_temperature(struct shard_model *m, struct reader *r,
+                             const struct shard__arch *arch)
+{
+    m->temperature_length = arch->temperature_length;
+    m->temperature_offset = 1;
+    m->temperature_scale = arch->temperature_scale;
+    if (!arch->temperature_in_file)
+        return;
+    m->temperature_offset = 0;
+    m->temperature_scale = read_f32(r, "attention.temperature_scale", 0.0f, 0.0f, 1e6f);
+    m->temperature_length = read_u32(r, "attention.temperature_length",
+                                     m->rope[SHARD_ROPE_GLOBAL].original_ctx, 0, PROTO_MAX_CONTEXT);
+    if (r->status == PROTO_OK && m->temperature_scale != 0.0f && m->temperature_length == 0)
+        r->status = proto_fail(r->error, PROTO_FORMAT,
+                               "%s.attention.temperature_scale is set, but the context that it "
+                               "counts in, %s.rope.scaling.original_context_length of YaRN, is not",
+                               r->arch, r->arch);
+}
+
+static void read_scales(struct shard_model *m, struct reader *r, const struct shard__arch *arch)
+{
+    m->glu = arch->glu;
+    m->value_norm = arch->value_norm;
+    m->embd_scale = arch->scaled_embedding ? (float)sqrt((double)m->n_embd) : 1.0f;
+    m->logit_softcap = read_f32(r, "final_logit_softcapping", 0.0f, 0.0f, 1e6f);
+    uint32_t by_layer = read_u32(r, "embedding_length_per_layer_input", 0, 0, UINT32_MAX);
+    if (r->status == PROTO_OK && by_layer != 0)
+        r->status = proto_fail(r->error, PROTO_UNSUPPORTED,
+                               "%s.embedding_length_per_layer_input is %u, expected 0: embeddings "
+                               "for each layer are not supported",
+                               r->arch, by_layer);
+    uint32_t shared = read_u32(r, "attention.shared_kv_layers", 0, 0, UINT32_MAX);
+    if (r->status == PROTO_OK && shared != 0)
+        r->status = proto_fail(r->error, PROTO_UNSUPPORTED,
+                               "%s.attention.shared_kv_layers is %u, expected 0: layers that read "
+                               "another's K and V are not supported",
+                               r->arch, shared);
 }
 
 static enum proto_status read_metadata(struct shard_model *m, const struct shard__arch *arch,
                                        struct proto_error *error)
 {
     struct reader r = {.gguf = m->gguf, .arch = arch->name, .error = error};
+    struct shard_layer windowed = {0}; /* what windowed layers have of their own */
     read_name(m);
     read_sizes(m, &r);
-    read_rope(m, &r);
+    read_heads(m, &r, arch, &windowed);
+    read_mla(m, &r, arch);
+    read_delta(m, &r, arch);
     read_experts(m, &r, arch);
     check_window(&r, arch);
+    if (arch->windowed)
+        windowed.window = read_u32(&r, "attention.sliding_window", REQUIRED, 1, PROTO_MAX_CONTEXT);
+    read_temperature(m, &r, arch);
+    read_scales(m, &r, arch);
     if (r.status != PROTO_OK)
         return r.status;
-    m->temperature_length = arch->temperature_length;
-    m->temperature_scale = arch->temperature_scale;
     m->layers = calloc(m->n_layers, sizeof m->layers[0]);
     if (!m->layers)
         return proto_fail_nomem(error, m->n_layers * sizeof m->layers[0], "the model's layers");
-    read_layers(m, &r, arch);
+    read_layers(m, &r, arch, &windowed);
     return r.status;
 }
 
@@ -291,7 +559,7 @@ enum proto_status shard_model_create(struct shard_model **out, const struct shar
     const struct shard__arch *arch = read_arch(m, e);
     enum proto_status status = arch ? read_metadata(m, arch, e) : e->status;
     if (status == PROTO_OK)
-        status = shard__model_find_tensors(m, e);
+        status = shard__model_find_tensors(m, arch, e);
     if (status != PROTO_OK) {
         shard_model_destroy(m);
         return status;

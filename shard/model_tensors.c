@@ -11,6 +11,7 @@
 
 struct finder {
     struct shard_model *model;
+    const struct shard__arch *arch;
     bool *seen; /* by tensor: part of the model */
     struct proto_error *error;
 };
@@ -77,9 +78,11 @@ static enum proto_status find(struct finder *f, const char *name, const uint64_t
 static uint64_t dim_of(const struct shard_model *m, const struct shard_layer *layer,
                        enum shard__dim dim)
 {
-    uint64_t q = (uint64_t)layer->n_head * m->head_dim_k;
-    uint64_t k = (uint64_t)layer->n_head_kv * m->head_dim_k;
-    uint64_t v = (uint64_t)layer->n_head_kv * m->head_dim_v;
+    uint64_t q = (uint64_t)layer->n_head * layer->head_dim_k * (m->gated_attention ? 2 : 1);
+    uint64_t k = (uint64_t)layer->n_head_kv * layer->head_dim_k;
+    uint64_t v = (uint64_t)layer->n_head_kv * layer->head_dim_v;
+    if (m->mla.kv_rank)
+        q = (uint64_t)layer->n_head * (m->mla.nope + m->rope[SHARD_ROPE_GLOBAL].n_rot);
     switch (dim) {
     case SHARD__DIM_NONE:
         return 1;
@@ -92,41 +95,103 @@ static uint64_t dim_of(const struct shard_model *m, const struct shard_layer *la
     case SHARD__DIM_V:
         return v;
     case SHARD__DIM_QKV:
-        return q + k + v;
+        return layer->delta ? (uint64_t)m->delta.dim * (m->delta.n_v + 2 * m->delta.n_k)
+                            : q + k + v;
     case SHARD__DIM_OUT:
-        return (uint64_t)layer->n_head * m->head_dim_v;
+        return (uint64_t)layer->n_head * (m->mla.kv_rank ? m->mla.dim_v : layer->head_dim_v);
     case SHARD__DIM_FF:
         return layer->ff;
     case SHARD__DIM_FF_EXPERT:
         return m->ff_expert;
+    case SHARD__DIM_FF_EXPERT_2:
+        return 2 * (uint64_t)m->ff_expert;
     case SHARD__DIM_FF_SHARED:
         return m->ff_shared;
     case SHARD__DIM_EXPERTS:
         return m->n_experts;
+    case SHARD__DIM_HEADS:
+        return layer->n_head;
+    case SHARD__DIM_HEAD:
+        return layer->head_dim_k;
+    case SHARD__DIM_ONE:
+        return 1;
+    case SHARD__DIM_Q_RANK:
+        return m->mla.q_rank;
+    case SHARD__DIM_KV_RANK:
+        return m->mla.kv_rank;
+    case SHARD__DIM_KV_ROW:
+        return m->mla.kv_rank + m->rope[SHARD_ROPE_GLOBAL].n_rot;
+    case SHARD__DIM_NOPE:
+        return m->mla.nope;
+    case SHARD__DIM_MLA_V:
+        return m->mla.dim_v;
+    case SHARD__DIM_DELTA_V:
+        return (uint64_t)m->delta.n_v * m->delta.dim;
+    case SHARD__DIM_DELTA_NV:
+        return m->delta.n_v;
+    case SHARD__DIM_DELTA_2NV:
+        return 2 * (uint64_t)m->delta.n_v;
+    case SHARD__DIM_DELTA_HEAD:
+        return m->delta.dim;
+    case SHARD__DIM_TAPS:
+        return m->delta.taps;
     }
     return 0;
 }
 
 enum need { ABSENT, ALLOWED, NEEDED };
 
-static enum need need_of(const struct shard_model *m, const struct shard_layer *layer,
-                         enum shard__when when)
+static enum need need_when(const struct shard_model *m, const struct shard_layer *layer,
+                           enum shard__when when)
 {
     switch (when) {
     case SHARD__ALWAYS:
         return NEEDED;
     case SHARD__OPTIONAL:
-        return ALLOWED;
+        return m->mla.kv_rank || m->delta.n_v ? ABSENT : ALLOWED;
+    case SHARD__QKV:
+        return layer->delta ? NEEDED : m->mla.kv_rank ? ABSENT : ALLOWED;
     case SHARD__UNFUSED:
-        return layer->tensor[SHARD_ATTN_QKV] >= 0 ? ABSENT : NEEDED;
+        return layer->tensor[SHARD_ATTN_QKV] >= 0 || m->mla.kv_rank ? ABSENT : NEEDED;
+    case SHARD__WHOLE_Q:
+        return layer->tensor[SHARD_ATTN_QKV] >= 0 || m->mla.q_rank ? ABSENT : NEEDED;
+    case SHARD__RANK_Q:
+        return m->mla.q_rank ? NEEDED : ABSENT;
+    case SHARD__ATTENTION:
+        return layer->delta ? ABSENT : NEEDED;
+    case SHARD__DELTA:
+        return layer->delta ? NEEDED : ABSENT;
     case SHARD__DENSE:
-        return layer->moe ? ABSENT : NEEDED;
+        return layer->moe && !m->dense_beside ? ABSENT : NEEDED;
     case SHARD__MOE:
         return layer->moe ? NEEDED : ABSENT;
+    case SHARD__MOE_UNFUSED:
+        return layer->moe && layer->tensor[SHARD_GATE_UP_EXPS] < 0 ? NEEDED : ABSENT;
+    case SHARD__MOE_OPTIONAL:
+        return layer->moe ? ALLOWED : ABSENT;
     case SHARD__SHARED:
         return layer->moe && m->ff_shared ? NEEDED : ABSENT;
     }
     return ABSENT;
+}
+
+/* An architecture may list a slot that others lack, or need not have one that others need. */
+static enum need need_of(const struct finder *f, const struct shard_layer *layer, int slot)
+{
+    enum need need = need_when(f->model, layer, shard__slots[slot].when);
+    /* K in place of V has to have its shape. */
+    bool fits = slot != SHARD_ATTN_V || layer->head_dim_k == layer->head_dim_v;
+    if (need == NEEDED && fits && f->arch->may & SHARD__BIT(slot))
+        return ALLOWED;
+    if (shard__slots[slot].listed && !((f->arch->needs | f->arch->may) & SHARD__BIT(slot)))
+        return ABSENT;
+    return need;
+}
+
+static const char *name_of(const struct finder *f, int slot)
+{
+    bool post = slot == SHARD_FFN_NORM && f->arch->ffn_norm_is_post;
+    return shard__slots[post ? SHARD_POST_ATTN_NORM : slot].name;
 }
 
 static void slot_dims(const struct shard_model *m, const struct shard_layer *layer, int slot,
@@ -137,16 +202,22 @@ static void slot_dims(const struct shard_model *m, const struct shard_layer *lay
     dims[3] = 1;
 }
 
+/* Whether a slot has a matrix of each expert. */
+static bool is_expert(int slot)
+{
+    return (slot >= SHARD_GATE_EXPS && slot <= SHARD_DOWN_EXPS) || slot == SHARD_GATE_UP_EXPS;
+}
+
 static enum proto_status find_slot(struct finder *f, uint32_t il, int slot)
 {
     struct shard_layer *layer = &f->model->layers[il];
-    enum need need = need_of(f->model, layer, shard__slots[slot].when);
-    if (need == ABSENT || (layer->experts_split && shard__slots[slot].dims[2]))
+    enum need need = need_of(f, layer, slot);
+    if (need == ABSENT || (layer->experts_split && is_expert(slot)))
         return PROTO_OK;
     uint64_t dims[4];
     char name[NAME_BYTES];
     slot_dims(f->model, layer, slot, dims);
-    snprintf(name, sizeof name, "blk.%u.%s", il, shard__slots[slot].name);
+    snprintf(name, sizeof name, "blk.%u.%s", il, name_of(f, slot));
     return find(f, name, dims, need == NEEDED, &layer->tensor[slot]);
 }
 
@@ -200,8 +271,10 @@ static enum proto_status find_split_experts(struct finder *f, uint32_t il)
 
 static enum proto_status find_layer(struct finder *f, uint32_t il)
 {
-    /* Whether Q, K and V are fused decides what else is needed. */
+    /* What is fused decides what else is needed. */
     enum proto_status status = find_slot(f, il, SHARD_ATTN_QKV);
+    if (status == PROTO_OK)
+        status = find_slot(f, il, SHARD_GATE_UP_EXPS);
     if (status == PROTO_OK && has_split_experts(f->model, il))
         status = find_split_experts(f, il);
     for (int slot = 0; slot < SHARD_N_SLOTS && status == PROTO_OK; slot++)
@@ -254,7 +327,7 @@ static enum proto_status find_globals(struct finder *f)
         return status;
     uint64_t norm[4] = {m->n_embd, 1, 1, 1};
     uint64_t head[4] = {m->n_embd, m->n_vocab, 1, 1};
-    uint64_t freqs[4] = {m->n_rot / 2, 1, 1, 1};
+    uint64_t freqs[4] = {m->rope[SHARD_ROPE_GLOBAL].n_rot / 2, 1, 1, 1};
     status = find(f, "output_norm.weight", norm, true, &m->output_norm);
     if (status == PROTO_OK)
         status = find(f, "output.weight", head, false, &m->output);
@@ -265,24 +338,38 @@ static enum proto_status find_globals(struct finder *f)
     return status;
 }
 
+/* Whether a tensor is of a block after the layers. */
+static bool is_skipped(const struct shard_model *m, const char *name)
+{
+    char *end;
+    if (m->n_skipped == 0 || strncmp(name, "blk.", 4) != 0)
+        return false;
+    unsigned long block = strtoul(name + 4, &end, 10);
+    return *end == '.' && block >= m->n_layers && block - m->n_layers < m->n_skipped;
+}
+
 /* A tensor that the architecture does not know would be left out of the computation silently. */
 static enum proto_status check_all_seen(const struct finder *f)
 {
     const struct shard_gguf *gguf = f->model->gguf;
     for (size_t i = 0; i < shard_gguf_n_tensors(gguf); i++) {
-        if (!f->seen[i])
+        const char *name = shard_gguf_tensor(gguf, i)->name;
+        if (!f->seen[i] && !is_skipped(f->model, name))
             return proto_fail(f->error, PROTO_UNSUPPORTED,
                               "tensor '%s' is not known in a %s model of this shape; the file may "
                               "need a newer version",
-                              shard_gguf_tensor(gguf, i)->name, f->model->arch);
+                              name, f->model->arch);
     }
     return PROTO_OK;
 }
 
-enum proto_status shard__model_find_tensors(struct shard_model *model, struct proto_error *error)
+enum proto_status shard__model_find_tensors(struct shard_model *model,
+                                            const struct shard__arch *arch,
+                                            struct proto_error *error)
 {
     size_t n = shard_gguf_n_tensors(model->gguf);
-    struct finder f = {.model = model, .seen = calloc(n + 1, sizeof(bool)), .error = error};
+    struct finder f = {
+        .model = model, .arch = arch, .seen = calloc(n + 1, sizeof(bool)), .error = error};
     if (!f.seen)
         return proto_fail_nomem(error, n + 1, "the list of tensors");
     enum proto_status status = find_globals(&f);
@@ -297,11 +384,6 @@ enum proto_status shard__model_find_tensors(struct shard_model *model, struct pr
 static uint64_t tensor_bytes(const struct shard_model *model, long tensor)
 {
     return tensor < 0 ? 0 : shard_gguf_tensor(model->gguf, (size_t)tensor)->bytes;
-}
-
-static bool is_expert(int slot)
-{
-    return shard__slots[slot].dims[2] != SHARD__DIM_NONE;
 }
 
 /* Bytes of all experts' matrices in a slot. */
@@ -343,6 +425,11 @@ uint64_t shard_model_parameters(const struct shard_model *model)
     return sum;
 }
 
+static bool is_expert_bias(int slot)
+{
+    return slot >= SHARD_GATE_EXPS_BIAS && slot <= SHARD_DOWN_EXPS_BIAS;
+}
+
 uint64_t shard_model_bytes_per_token(const struct shard_model *model)
 {
     uint64_t sum = tensor_bytes(model, model->output);
@@ -351,7 +438,7 @@ uint64_t shard_model_bytes_per_token(const struct shard_model *model)
         for (int slot = 0; slot < SHARD_N_SLOTS; slot++) {
             if (is_expert(slot) && layer->moe)
                 sum += expert_bytes(model, layer, slot) / model->n_experts * model->n_experts_used;
-            else if (shard__slots[slot].dims[1] != SHARD__DIM_NONE)
+            else if (shard__slots[slot].dims[1] != SHARD__DIM_NONE && !is_expert_bias(slot))
                 sum += tensor_bytes(model, layer->tensor[slot]);
         }
     }

@@ -296,7 +296,7 @@ static enum proto_status check_request(const struct planner *p)
                           "context %llu, sequences %u, batch rows %u: expected 1 to %u, %u, %u",
                           (unsigned long long)o->ctx, o->max_seqs, o->max_rows, PROTO_MAX_CONTEXT,
                           PROTO_MAX_SEQUENCES, PROTO_MAX_BATCH_ROWS);
-    return PROTO_OK;
+    return shard_kv_check(p->model, o->kv, p->error);
 }
 
 enum proto_status shard_plan_create(struct shard_plan **out, const struct shard_model *model,

@@ -6,18 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_BUFFERS   48
-#define OPS_PER_LAYER 48
-#define N_ACTS        3
+#include "shard/program_build.h"
 
-struct builder {
-    struct shard_program *program;
-    const struct shard_model *model;
-    int16_t x, rope_table;
-    int32_t embedding; /* weight, shared with a tied head */
-    /* Whether the operand of that kind made of a float buffer still holds the buffer's values. */
-    bool fresh[MAX_BUFFERS][N_ACTS];
-};
+#define PI 3.14159265358979323846
 
 uint64_t shard_mask_first(enum shard_mask mask, uint32_t window, uint64_t pos)
 {
@@ -28,151 +19,53 @@ uint64_t shard_mask_first(enum shard_mask mask, uint32_t window, uint64_t pos)
     return 0;
 }
 
-static int16_t add_buffer(struct builder *b, const char *name, enum shard_buffer_kind kind,
-                          enum kern_act act, uint64_t width, bool tail)
+static struct shard_op *scale(struct builder *b, int16_t dst, float factor)
 {
-    struct shard_program *p = b->program;
-    struct shard_buffer *buffer = &p->buffers[p->n_buffers];
-    snprintf(buffer->name, sizeof buffer->name, "%s", name);
-    buffer->kind = kind;
-    buffer->act = act;
-    buffer->width = (uint32_t)width;
-    buffer->tail = tail;
-    return (int16_t)p->n_buffers++;
-}
-
-/* The buffer of that name, made or widened. Names keep layers from taking buffers of their own. */
-static int16_t buffer(struct builder *b, const char *name, enum shard_buffer_kind kind,
-                      enum kern_act act, uint64_t width, bool tail)
-{
-    for (size_t i = 0; i < b->program->n_buffers; i++) {
-        struct shard_buffer *found = &b->program->buffers[i];
-        if (strcmp(found->name, name) == 0) {
-            found->width = width > found->width ? (uint32_t)width : found->width;
-            return (int16_t)i;
-        }
-    }
-    return add_buffer(b, name, kind, act, width, tail);
-}
-
-static int16_t floats(struct builder *b, const char *name, uint64_t width)
-{
-    return buffer(b, name, SHARD_BUFFER_F32, KERN_ACT_F32, width, false);
-}
-
-static struct shard_op *emit(struct builder *b, enum shard_op_kind kind, int16_t dst, int16_t a)
-{
-    struct shard_op *op = &b->program->ops[b->program->n_ops++];
-    op->kind = kind;
-    op->dst = dst;
-    op->a = a;
-    op->b = op->c = -1;
-    op->w = op->w2 = op->w3 = -1;
-    if (dst >= 0)
-        memset(b->fresh[dst], 0, sizeof b->fresh[dst]);
+    struct shard_op *op = emit(b, SHARD_OP_SCALE, dst, -1);
+    op->width = b->model->n_embd;
+    op->scale = factor;
     return op;
 }
 
-static int32_t add_weight(struct builder *b, enum shard_weight_form form, long tensor)
-{
-    struct shard_program *p = b->program;
-    const struct shard_tensor *t = shard_gguf_tensor(b->model->gguf, (size_t)tensor);
-    struct shard_weight *w = &p->weights[p->n_weights];
-    bool panels = form == SHARD_WEIGHT_PANELS;
-    w->form = form;
-    w->type = panels ? t->type : NULL;
-    w->k = panels ? t->dims[0] : 1;
-    w->n_out = panels ? t->dims[1] : t->dims[0];
-    w->n_mats = (uint32_t)t->dims[2];
-    w->first_part = (uint32_t)p->n_parts;
-    w->n_parts = 1;
-    p->parts[p->n_parts++] = (uint32_t)tensor;
-    return (int32_t)p->n_weights++;
-}
-
-/* A slot's matrix, or its matrix of each expert. */
-static int32_t matrix(struct builder *b, const struct shard_layer *layer, enum shard_slot slot)
-{
-    int32_t w = add_weight(b, SHARD_WEIGHT_PANELS, layer->tensor[slot]);
-    bool experts = slot >= SHARD_GATE_EXPS && slot <= SHARD_DOWN_EXPS;
-    if (!experts || !layer->experts_split)
-        return w;
-    struct shard_program *p = b->program;
-    struct shard_weight *weight = &p->weights[w];
-    weight->n_mats = weight->n_parts = b->model->n_experts;
-    for (uint32_t x = 1; x < b->model->n_experts; x++)
-        p->parts[p->n_parts++] =
-            (uint32_t)layer->expert_tensor[3 * x + (uint32_t)(slot - SHARD_GATE_EXPS)];
-    return w;
-}
-
-/* What a product with weight w reads in place of float buffer src: src itself, or src quantised,
- * by an operation that is emitted once and serves all consumers. */
-static int16_t operand(struct builder *b, int16_t src, int32_t w)
-{
-    static const char *const suffixes[N_ACTS] = {"f32", "q8_32", "q8_256"};
-    enum kern_act act = b->program->weights[w].type->act;
-    uint64_t k = b->program->weights[w].k;
-    if (act == KERN_ACT_F32)
-        return src;
-    char name[sizeof b->program->buffers[0].name];
-    const struct shard_buffer *from = &b->program->buffers[src];
-    snprintf(name, sizeof name, "%.15s.%s", from->name, suffixes[act]);
-    int16_t dst = buffer(b, name, SHARD_BUFFER_ACT, act, k, from->tail);
-    if (!b->fresh[src][act])
-        emit(b, SHARD_OP_QUANT, dst, src)->width = (uint32_t)k;
-    b->fresh[src][act] = true;
-    return dst;
-}
-
-static int16_t matmul(struct builder *b, const char *name, int32_t w, int16_t src)
-{
-    int16_t a = operand(b, src, w);
-    int16_t dst = buffer(b, name, SHARD_BUFFER_F32, KERN_ACT_F32, b->program->weights[w].n_out,
-                         b->program->buffers[src].tail);
-    emit(b, SHARD_OP_MATMUL, dst, a)->w = w;
-    return dst;
-}
-
-static void bias(struct builder *b, int16_t dst, const struct shard_layer *layer,
-                 enum shard_slot slot)
+/* The norm that some models have on what a branch adds to the residual. */
+static void post_norm(struct builder *b, int16_t dst, const struct shard_layer *layer,
+                      enum shard_slot slot)
 {
     if (layer->tensor[slot] >= 0)
-        emit(b, SHARD_OP_BIAS, dst, -1)->w =
-            add_weight(b, SHARD_WEIGHT_VECTOR, layer->tensor[slot]);
-}
-
-static void add(struct builder *b, int16_t dst, int16_t a)
-{
-    emit(b, SHARD_OP_ADD, dst, a)->width = b->model->n_embd;
-}
-
-static int16_t norm(struct builder *b, int16_t dst, int16_t src, long tensor)
-{
-    struct shard_op *op = emit(b, SHARD_OP_RMS_NORM, dst, src);
-    op->w = add_weight(b, SHARD_WEIGHT_VECTOR, tensor);
-    op->n_heads = 1;
-    op->width = b->model->n_embd;
-    op->eps = b->model->eps;
-    return dst;
-}
-
-static void copy(struct builder *b, int16_t dst, int16_t src, uint32_t offset, uint32_t width)
-{
-    struct shard_op *op = emit(b, SHARD_OP_COPY, dst, src);
-    op->offset = offset;
-    op->width = width;
+        norm(b, dst, dst, layer->tensor[slot]);
 }
 
 struct qkv {
     int16_t q, k, v;
 };
 
+/* Products of their own. Without V's matrix, V is what K is before norms and rotation. */
+static struct qkv emit_products(struct builder *b, const struct shard_layer *layer, int16_t h)
+{
+    bool has_v = layer->tensor[SHARD_ATTN_V] >= 0;
+    int32_t wq = matrix(b, layer, SHARD_ATTN_Q);
+    int32_t wk = matrix(b, layer, SHARD_ATTN_K);
+    int32_t wv = has_v ? matrix(b, layer, SHARD_ATTN_V) : wk;
+    /* Operands of all three first, so that the products stand side by side. */
+    operand(b, h, wq);
+    operand(b, h, wk);
+    operand(b, h, wv);
+    struct qkv r = {.q = matmul(b, "q", wq, h), .k = matmul(b, "k", wk, h)};
+    if (has_v) {
+        r.v = matmul(b, "v", wv, h);
+    } else {
+        uint32_t width = layer->n_head_kv * layer->head_dim_v;
+        r.v = floats(b, "v", width);
+        copy(b, r.v, r.k, 0, width);
+    }
+    return r;
+}
+
 static struct qkv emit_qkv(struct builder *b, const struct shard_layer *layer, int16_t h)
 {
-    uint32_t q_width = layer->n_head * b->model->head_dim_k;
-    uint32_t k_width = layer->n_head_kv * b->model->head_dim_k;
-    uint32_t v_width = layer->n_head_kv * b->model->head_dim_v;
+    uint32_t q_width = layer->n_head * layer->head_dim_k;
+    uint32_t k_width = layer->n_head_kv * layer->head_dim_k;
+    uint32_t v_width = layer->n_head_kv * layer->head_dim_v;
     struct qkv r;
     if (layer->tensor[SHARD_ATTN_QKV] >= 0) {
         int16_t fused = matmul(b, "qkv", matrix(b, layer, SHARD_ATTN_QKV), h);
@@ -181,14 +74,7 @@ static struct qkv emit_qkv(struct builder *b, const struct shard_layer *layer, i
         copy(b, r.k, fused, q_width, k_width);
         copy(b, r.v, fused, q_width + k_width, v_width);
     } else {
-        int32_t wq = matrix(b, layer, SHARD_ATTN_Q);
-        int32_t wk = matrix(b, layer, SHARD_ATTN_K);
-        int32_t wv = matrix(b, layer, SHARD_ATTN_V);
-        /* Operands of all three first, so that the products stand side by side. */
-        operand(b, h, wq);
-        operand(b, h, wk);
-        operand(b, h, wv);
-        r = (struct qkv){matmul(b, "q", wq, h), matmul(b, "k", wk, h), matmul(b, "v", wv, h)};
+        r = emit_products(b, layer, h);
     }
     bias(b, r.q, layer, SHARD_ATTN_Q_BIAS);
     bias(b, r.k, layer, SHARD_ATTN_K_BIAS);
@@ -196,38 +82,54 @@ static struct qkv emit_qkv(struct builder *b, const struct shard_layer *layer, i
     return r;
 }
 
-static void emit_head_norm(struct builder *b, int16_t dst, uint32_t n_heads)
+static void emit_head_norm(struct builder *b, int16_t dst, uint32_t n_heads, uint32_t head_dim,
+                           int32_t w)
 {
     struct shard_op *op = emit(b, SHARD_OP_RMS_NORM, dst, dst);
+    op->w = w;
     op->n_heads = n_heads;
-    op->width = b->model->head_dim_k;
+    op->width = head_dim;
     op->eps = b->model->eps;
 }
 
-static void emit_rotation(struct builder *b, int16_t dst, uint32_t n_heads, enum shard_rope rope)
+static void emit_rotation(struct builder *b, int16_t dst, uint32_t n_heads,
+                          const struct shard_layer *layer)
 {
-    struct shard_op *op = emit(b, SHARD_OP_ROPE, dst, b->rope_table);
+    struct shard_op *op = emit(b, SHARD_OP_ROPE, dst, b->rope_table[layer->rope_set]);
     op->n_heads = n_heads;
-    op->width = b->model->head_dim_k;
-    op->rope = rope;
+    op->width = layer->head_dim_k;
+    op->n_rot = b->model->rope[layer->rope_set].n_rot;
+    op->rope = layer->rope;
+}
+
+static void emit_norms_before(struct builder *b, const struct shard_layer *layer, struct qkv r)
+{
+    int32_t wq = vector(b, layer, SHARD_ATTN_Q_NORM), wk = vector(b, layer, SHARD_ATTN_K_NORM);
+    if (wq >= 0)
+        emit_head_norm(b, r.q, layer->n_head, layer->head_dim_k, wq);
+    if (wk >= 0)
+        emit_head_norm(b, r.k, layer->n_head_kv, layer->head_dim_k, wk);
+    if (b->model->value_norm)
+        emit_head_norm(b, r.v, layer->n_head_kv, layer->head_dim_v, -1);
 }
 
 static void emit_positions(struct builder *b, const struct shard_layer *layer, struct qkv r)
 {
     const struct shard_model *m = b->model;
     if (layer->rope != SHARD_ROPE_NONE) {
-        emit_rotation(b, r.q, layer->n_head, layer->rope);
-        emit_rotation(b, r.k, layer->n_head_kv, layer->rope);
+        emit_rotation(b, r.q, layer->n_head, layer);
+        emit_rotation(b, r.k, layer->n_head_kv, layer);
     }
     if (layer->qk_norm_after_rope) {
-        emit_head_norm(b, r.q, layer->n_head);
-        emit_head_norm(b, r.k, layer->n_head_kv);
+        emit_head_norm(b, r.q, layer->n_head, layer->head_dim_k, -1);
+        emit_head_norm(b, r.k, layer->n_head_kv, layer->head_dim_k, -1);
     }
     if (layer->temperature) {
         struct shard_op *op = emit(b, SHARD_OP_TEMPERATURE, r.q, -1);
-        op->width = layer->n_head * m->head_dim_k;
+        op->width = layer->n_head * layer->head_dim_k;
         op->scale = m->temperature_scale;
         op->length = m->temperature_length;
+        op->offset = m->temperature_offset;
     }
 }
 
@@ -237,32 +139,41 @@ static void emit_attention(struct builder *b, uint32_t il)
     const struct shard_layer *layer = &m->layers[il];
     int16_t h = norm(b, floats(b, "h", m->n_embd), b->x, layer->tensor[SHARD_ATTN_NORM]);
     struct qkv r = emit_qkv(b, layer, h);
+    emit_norms_before(b, layer, r);
     emit_positions(b, layer, r);
     struct shard_op *store = emit(b, SHARD_OP_KV_STORE, -1, r.k);
     store->b = r.v;
     store->layer = il;
     store->n_head_kv = layer->n_head_kv;
-    int16_t mixed = floats(b, "mixed", (uint64_t)layer->n_head * m->head_dim_v);
+    store->dim_k = layer->head_dim_k;
+    store->dim_v = layer->head_dim_v;
+    int16_t mixed = floats(b, "mixed", (uint64_t)layer->n_head * layer->head_dim_v);
     struct shard_op *op = emit(b, SHARD_OP_ATTENTION, mixed, r.q);
+    op->w = vector(b, layer, SHARD_ATTN_SINKS);
     op->layer = il;
     op->n_heads = layer->n_head;
     op->n_head_kv = layer->n_head_kv;
+    op->dim_k = layer->head_dim_k;
+    op->dim_v = layer->head_dim_v;
     op->mask = layer->mask;
     op->window = layer->window;
-    op->scale = (float)(1.0 / sqrt((double)m->head_dim_k));
+    op->scale = layer->score_scale;
     int16_t y = matmul(b, "y", matrix(b, layer, SHARD_ATTN_OUTPUT), mixed);
     bias(b, y, layer, SHARD_ATTN_OUTPUT_BIAS);
+    post_norm(b, y, layer, SHARD_POST_ATTN_NORM);
     add(b, b->x, y);
 }
 
-static void emit_silu(struct builder *b, int16_t gate, int16_t up, uint32_t width)
+static void emit_glu(struct builder *b, int16_t gate, int16_t up, uint32_t width)
 {
-    struct shard_op *op = emit(b, SHARD_OP_SILU_MUL, gate, gate);
+    struct shard_op *op = emit(b, SHARD_OP_GLU, gate, gate);
     op->b = up;
     op->width = width;
+    op->glu = b->model->glu;
 }
 
-static void emit_dense(struct builder *b, const struct shard_layer *layer, int16_t h)
+/* Returns the buffer of the result. */
+static int16_t emit_dense(struct builder *b, const struct shard_layer *layer, int16_t h)
 {
     int32_t w_gate = matrix(b, layer, SHARD_FFN_GATE);
     int32_t w_up = matrix(b, layer, SHARD_FFN_UP);
@@ -270,31 +181,38 @@ static void emit_dense(struct builder *b, const struct shard_layer *layer, int16
     operand(b, h, w_up);
     int16_t gate = matmul(b, "gate", w_gate, h);
     int16_t up = matmul(b, "up", w_up, h);
-    emit_silu(b, gate, up, layer->ff);
-    add(b, b->x, matmul(b, "y", matrix(b, layer, SHARD_FFN_DOWN), gate));
+    emit_glu(b, gate, up, layer->ff);
+    return matmul(b, "y", matrix(b, layer, SHARD_FFN_DOWN), gate);
 }
 
-static void emit_route(struct builder *b, int16_t routes, int16_t logits)
+static void emit_route(struct builder *b, const struct shard_layer *layer, int16_t routes,
+                       int16_t logits)
 {
     const struct shard_model *m = b->model;
+    bias(b, logits, layer, SHARD_ROUTER_BIAS);
     struct shard_op *op = emit(b, SHARD_OP_ROUTE, routes, logits);
+    op->w = vector(b, layer, SHARD_ROUTER_SELECTION_BIAS);
+    op->w2 = vector(b, layer, SHARD_EXPERT_SCALES);
     op->width = m->n_experts;
     op->gate = m->gate;
     op->gate_normalised = m->gate_normalised;
     op->gate_on_input = m->gate_on_input;
     op->scale = m->gate_scale;
     op->n_used = m->n_experts_used;
+    op->n_groups = m->n_expert_groups;
+    op->n_groups_used = m->n_expert_groups_used;
 }
 
 static int16_t emit_experts(struct builder *b, const struct shard_layer *layer, int16_t h,
                             int16_t routes)
 {
     const struct shard_model *m = b->model;
-    int32_t gate = matrix(b, layer, SHARD_GATE_EXPS);
-    int32_t up = matrix(b, layer, SHARD_UP_EXPS);
+    bool fused = layer->tensor[SHARD_GATE_UP_EXPS] >= 0;
+    int32_t gate = matrix(b, layer, fused ? SHARD_GATE_UP_EXPS : SHARD_GATE_EXPS);
+    int32_t up = fused ? -1 : matrix(b, layer, SHARD_UP_EXPS);
     int32_t down = matrix(b, layer, SHARD_DOWN_EXPS);
     int16_t x_gate = operand(b, h, gate);
-    int16_t x_up = operand(b, h, up);
+    int16_t x_up = fused ? x_gate : operand(b, h, up);
     int16_t dst = floats(b, "experts", m->n_embd);
     struct shard_op *op = emit(b, SHARD_OP_EXPERTS, dst, x_gate);
     op->b = routes;
@@ -302,16 +220,21 @@ static int16_t emit_experts(struct builder *b, const struct shard_layer *layer, 
     op->w = gate;
     op->w2 = up;
     op->w3 = down;
+    op->bias[0] = vector(b, layer, SHARD_GATE_EXPS_BIAS);
+    op->bias[1] = vector(b, layer, SHARD_UP_EXPS_BIAS);
+    op->bias[2] = vector(b, layer, SHARD_DOWN_EXPS_BIAS);
+    op->glu = m->glu;
     op->width = m->ff_expert;
     op->gate_on_input = m->gate_on_input;
     op->n_used = m->n_experts_used;
     return dst;
 }
 
-static void emit_moe(struct builder *b, const struct shard_layer *layer, int16_t h)
+/* Returns the buffer of the result. */
+static int16_t emit_moe(struct builder *b, const struct shard_layer *layer, int16_t h)
 {
     const struct shard_model *m = b->model;
-    int16_t gate = -1, up = -1;
+    int16_t gate = -1, up = -1, shared_gate = -1;
     int32_t router = matrix(b, layer, SHARD_ROUTER);
     operand(b, h, router);
     /* The shared expert's first products stand beside the router's, so that they run as one. */
@@ -322,42 +245,86 @@ static void emit_moe(struct builder *b, const struct shard_layer *layer, int16_t
         operand(b, h, w_up);
         gate = matmul(b, "gate", w_gate, h);
         up = matmul(b, "up", w_up, h);
+        if (layer->tensor[SHARD_SHARED_GATE] >= 0)
+            shared_gate = matmul(b, "shared_gate", matrix(b, layer, SHARD_SHARED_GATE), h);
     }
     int16_t logits = matmul(b, "router", router, h);
     int16_t routes =
         buffer(b, "routes", SHARD_BUFFER_ROUTE, KERN_ACT_F32, m->n_experts_used, false);
-    emit_route(b, routes, logits);
+    emit_route(b, layer, routes, logits);
     if (m->ff_shared)
-        emit_silu(b, gate, up, m->ff_shared);
+        emit_glu(b, gate, up, m->ff_shared);
     int16_t sum = emit_experts(b, layer, h, routes);
-    if (m->ff_shared)
-        add(b, sum, matmul(b, "y", matrix(b, layer, SHARD_DOWN_SHARED), gate));
-    add(b, b->x, sum);
+    if (m->ff_shared) {
+        int16_t y = matmul(b, "y", matrix(b, layer, SHARD_DOWN_SHARED), gate);
+        if (shared_gate >= 0)
+            emit(b, SHARD_OP_SIGMOID_SCALE, y, shared_gate)->width = m->n_embd;
+        add(b, sum, y);
+    }
+    return sum;
+}
+
+/* A dense FFN and experts side by side, each with norms of its own; the router too. */
+static int16_t emit_beside(struct builder *b, const struct shard_layer *layer, int16_t h)
+{
+    const struct shard_model *m = b->model;
+    int16_t dense = emit_dense(b, layer, h);
+    norm(b, dense, dense, layer->tensor[SHARD_POST_DENSE_NORM]);
+    norm(b, h, b->x, layer->tensor[SHARD_ROUTER_NORM]);
+    scale(b, h, (float)(1.0 / sqrt((double)m->n_embd)));
+    int16_t logits = matmul(b, "router", matrix(b, layer, SHARD_ROUTER), h);
+    int16_t routes =
+        buffer(b, "routes", SHARD_BUFFER_ROUTE, KERN_ACT_F32, m->n_experts_used, false);
+    emit_route(b, layer, routes, logits);
+    norm(b, h, b->x, layer->tensor[SHARD_EXPERTS_NORM]);
+    int16_t sum = emit_experts(b, layer, h, routes);
+    norm(b, sum, sum, layer->tensor[SHARD_POST_EXPERTS_NORM]);
+    add(b, sum, dense);
+    return sum;
 }
 
 static void emit_layer(struct builder *b, uint32_t il)
 {
     const struct shard_layer *layer = &b->model->layers[il];
-    emit_attention(b, il);
-    int16_t h = norm(b, floats(b, "h", b->model->n_embd), b->x, layer->tensor[SHARD_FFN_NORM]);
-    if (layer->moe)
-        emit_moe(b, layer, h);
+    if (b->model->mla.kv_rank)
+        shard__emit_mla(b, il);
+    else if (layer->delta)
+        shard__emit_delta(b, il);
+    else if (b->model->gated_attention)
+        shard__emit_gated_attention(b, il);
     else
-        emit_dense(b, layer, h);
+        emit_attention(b, il);
+    int16_t h = norm(b, floats(b, "h", b->model->n_embd), b->x, layer->tensor[SHARD_FFN_NORM]);
+    int16_t y;
+    if (!layer->moe)
+        y = emit_dense(b, layer, h);
+    else if (b->model->dense_beside)
+        y = emit_beside(b, layer, h);
+    else
+        y = emit_moe(b, layer, h);
+    post_norm(b, y, layer, SHARD_POST_FFN_NORM);
+    add(b, b->x, y);
+    if (layer->tensor[SHARD_LAYER_SCALE] >= 0)
+        scale(b, b->x, 1.0f)->w = vector(b, layer, SHARD_LAYER_SCALE);
 }
 
-static void emit_rope_table(struct builder *b)
+static void emit_rope_table(struct builder *b, enum shard_rope_set set)
 {
+    static const char *const names[SHARD_N_ROPE_SETS] = {"rope", "rope_swa"};
     const struct shard_program *p = b->program;
     bool rotates = false;
-    for (uint32_t il = p->layer_first; il < p->layer_end; il++)
-        rotates |= b->model->layers[il].rope != SHARD_ROPE_NONE;
+    for (uint32_t il = p->layer_first; il < p->layer_end; il++) {
+        const struct shard_layer *layer = &b->model->layers[il];
+        rotates |= layer->rope != SHARD_ROPE_NONE && layer->rope_set == set;
+    }
     if (!rotates)
         return;
-    b->rope_table = floats(b, "rope", b->model->n_rot);
-    struct shard_op *op = emit(b, SHARD_OP_ROPE_TABLE, b->rope_table, -1);
-    op->width = b->model->n_rot;
-    if (b->model->rope_freqs >= 0)
+    uint32_t n_rot = b->model->rope[set].n_rot;
+    b->rope_table[set] = floats(b, names[set], n_rot);
+    struct shard_op *op = emit(b, SHARD_OP_ROPE_TABLE, b->rope_table[set], -1);
+    op->width = n_rot;
+    op->rope_set = set;
+    if (set == SHARD_ROPE_GLOBAL && b->model->rope_freqs >= 0)
         op->w = add_weight(b, SHARD_WEIGHT_VECTOR, b->model->rope_freqs);
 }
 
@@ -372,6 +339,11 @@ static void emit_head(struct builder *b)
     bool tied = m->output == m->token_embd && b->embedding >= 0;
     int32_t w = tied ? b->embedding : add_weight(b, SHARD_WEIGHT_PANELS, m->output);
     p->logits = matmul(b, "logits", w, x);
+    if (m->logit_softcap > 0.0f) {
+        struct shard_op *op = emit(b, SHARD_OP_SOFTCAP, p->logits, -1);
+        op->width = m->n_vocab;
+        op->scale = m->logit_softcap;
+    }
 }
 
 static void emit_program(struct builder *b)
@@ -382,8 +354,11 @@ static void emit_program(struct builder *b)
     if (p->embed) {
         b->embedding = add_weight(b, SHARD_WEIGHT_PANELS, b->model->token_embd);
         emit(b, SHARD_OP_EMBED, b->x, -1)->w = b->embedding;
+        if (b->model->embd_scale != 1.0f)
+            scale(b, b->x, b->model->embd_scale);
     }
-    emit_rope_table(b);
+    emit_rope_table(b, SHARD_ROPE_GLOBAL);
+    emit_rope_table(b, SHARD_ROPE_WINDOWED);
     for (uint32_t il = p->layer_first; il < p->layer_end; il++)
         emit_layer(b, il);
     p->tail = p->n_ops;
@@ -391,11 +366,27 @@ static void emit_program(struct builder *b)
         emit_head(b);
 }
 
-static void fill_rope_freqs(struct shard_program *p)
+/* The pair that turns `turns` times within the context before scaling. */
+static double yarn_pair(const struct shard_rope_params *params, double turns)
 {
-    const struct shard_model *m = p->model;
-    for (uint32_t i = 0; i < m->n_rot / 2; i++)
-        p->rope_freqs[i] = pow(m->rope_base, -2.0 * i / m->n_rot) / m->rope_scale;
+    double length = params->original_ctx / (2.0 * PI * turns);
+    return params->n_rot * log(length) / (2.0 * log(params->base));
+}
+
+void shard_rope_fill(double *freqs, const struct shard_rope_params *params)
+{
+    double last = params->n_rot - 1.0, low = 0, high = 0;
+    if (params->yarn_factor > 0) {
+        low = fmax(0.0, floor(yarn_pair(params, params->yarn_beta_fast)));
+        high = fmin(last, ceil(yarn_pair(params, params->yarn_beta_slow)));
+    }
+    for (uint32_t i = 0; i < params->n_rot / 2; i++) {
+        freqs[i] = pow(params->base, -2.0 * i / params->n_rot) / params->scale;
+        if (params->yarn_factor > 0) {
+            double slow = fmin(fmax((i - low) / fmax(0.001, high - low), 0.0), 1.0);
+            freqs[i] *= (1.0 - slow) + slow / params->yarn_factor;
+        }
+    }
 }
 
 static enum proto_status allocate(struct shard_program *p, struct proto_error *error)
@@ -410,8 +401,12 @@ static enum proto_status allocate(struct shard_program *p, struct proto_error *e
     p->buffers = calloc(MAX_BUFFERS, sizeof p->buffers[0]);
     p->weights = calloc(n_weights, sizeof p->weights[0]);
     p->parts = calloc(n_parts, sizeof p->parts[0]);
-    p->rope_freqs = calloc(p->model->n_rot / 2 + 1, sizeof p->rope_freqs[0]);
-    if (!p->ops || !p->buffers || !p->weights || !p->parts || !p->rope_freqs)
+    bool failed = !p->ops || !p->buffers || !p->weights || !p->parts;
+    for (int set = 0; set < SHARD_N_ROPE_SETS; set++) {
+        p->rope_freqs[set] = calloc(p->model->rope[set].n_rot / 2 + 1, sizeof(double));
+        failed = failed || !p->rope_freqs[set];
+    }
+    if (failed)
         return proto_fail_nomem(error, n_ops * sizeof p->ops[0], "a slice's program");
     return PROTO_OK;
 }
@@ -450,9 +445,10 @@ enum proto_status shard_program_create(struct shard_program **out, const struct 
         shard_program_destroy(p);
         return status;
     }
-    struct builder b = {.program = p, .model = model, .rope_table = -1};
+    struct builder b = {.program = p, .model = model, .rope_table = {-1, -1}};
     emit_program(&b);
-    fill_rope_freqs(p);
+    for (int set = 0; set < SHARD_N_ROPE_SETS; set++)
+        shard_rope_fill(p->rope_freqs[set], &model->rope[set]);
     *out = p;
     return PROTO_OK;
 }
@@ -465,6 +461,7 @@ void shard_program_destroy(struct shard_program *program)
     free(program->buffers);
     free(program->weights);
     free(program->parts);
-    free(program->rope_freqs);
+    for (int set = 0; set < SHARD_N_ROPE_SETS; set++)
+        free(program->rope_freqs[set]);
     free(program);
 }

@@ -18,24 +18,43 @@
 #include "shard/model.h"
 
 enum shard_op_kind {
-    SHARD_OP_EMBED,       /* dst = row ids[r] of weight w */
-    SHARD_OP_ROPE_TABLE,  /* dst = (cos, sin) pairs of each row's position, n_rot floats; w: the
-                             vector that divides the angles, or none */
-    SHARD_OP_RMS_NORM,    /* dst = RMS(a) * w in n_heads groups of `width`; w < 0: no weight */
-    SHARD_OP_QUANT,       /* dst = the first `width` values of a quantised as dst's kind */
-    SHARD_OP_MATMUL,      /* dst = w . a */
-    SHARD_OP_BIAS,        /* dst += w (a vector) */
-    SHARD_OP_COPY,        /* dst = `width` values of a from `offset` on */
-    SHARD_OP_ROPE,        /* dst rotated in place by table a; n_heads heads of `width` */
-    SHARD_OP_TEMPERATURE, /* dst *= 1 + scale * ln(1 + floor((p + 1) / length)) */
-    SHARD_OP_KV_STORE,    /* cache of layer `layer` <- K a, V b */
-    SHARD_OP_ATTENTION,   /* dst = attention of Q a over the cache of layer `layer` */
-    SHARD_OP_SILU_MUL,    /* dst = silu(a) * b, `width` values */
-    SHARD_OP_ADD,         /* dst += a, `width` values */
-    SHARD_OP_ROUTE,       /* dst = the experts and weights of each row, from `width` logits a */
-    SHARD_OP_EXPERTS,     /* dst = sum of weighted expert FFNs; a, c: operands of w (gate) and
-                             w2 (up); b: routes; w3: down */
-    SHARD_OP_SELECT       /* dst = rows of a whose results are wanted; starts the tail */
+    SHARD_OP_EMBED,        /* dst = row ids[r] of weight w */
+    SHARD_OP_ROPE_TABLE,   /* dst = (cos, sin) pairs of each row's position, n_rot floats, of angles
+                              `rope_set`; w: the vector that divides the angles, or none */
+    SHARD_OP_RMS_NORM,     /* dst = RMS(a) * w in n_heads groups of `width`; w < 0: no weight */
+    SHARD_OP_QUANT,        /* dst = the first `width` values of a quantised as dst's kind; with
+                              n_heads: a record for each head, of a's values h * stride on */
+    SHARD_OP_MATMUL,       /* dst = w . a */
+    SHARD_OP_BIAS,         /* dst += w (a vector) */
+    SHARD_OP_COPY,         /* dst = `width` values of a from `offset` on */
+    SHARD_OP_ROPE,         /* dst rotated in place by table a; n_heads heads of `width`, of which
+                              n_rot values from value `offset` on turn */
+    SHARD_OP_SCALE,        /* dst *= scale, or the first value of vector w; `width` values */
+    SHARD_OP_SOFTCAP,      /* dst = scale * tanh(dst / scale), `width` values */
+    SHARD_OP_TEMPERATURE,  /* dst *= 1 + scale * ln(1 + floor((p + offset) / length)) */
+    SHARD_OP_KV_STORE,     /* cache of layer `layer` <- K a, V b; no b: values are keys' starts */
+    SHARD_OP_ATTENTION,    /* dst = attention of Q a over the cache of layer `layer`; w: sinks, a
+                              number for each head, or none */
+    SHARD_OP_GLU,          /* dst = a and b joined by `glu`, `width` values */
+    SHARD_OP_ADD,          /* dst += a, `width` values */
+    SHARD_OP_ROUTE,        /* dst = the experts and weights of each row, from `width` logits a,
+                              which it may change; w: what is added to scores for the choice alone,
+                              or none; w2: factors of the weights by expert, or none */
+    SHARD_OP_EXPERTS,      /* dst = sum of weighted expert FFNs; a, c: operands of w (gate) and
+                              w2 (up; none: w has gate's rows and then up's); b: routes; w3: down;
+                              bias: of gate, up and down, by expert, or none */
+    SHARD_OP_COPY_HEADS,   /* `width` values of each of n_heads heads: head h's from a's
+                              h * stride + offset on go to dst's h * dst_stride + dst_offset on */
+    SHARD_OP_MATMUL_HEADS, /* record h of dst = matrix h of w . record h of a, n_heads of them */
+    SHARD_OP_SIGMOID_MUL,  /* dst *= sigmoid(a), `width` values */
+    SHARD_OP_SIGMOID_SCALE, /* dst *= sigmoid of a's first value, `width` values */
+    SHARD_OP_UNIT,  /* n_heads vectors of `width` values of dst, from its value `offset` on, get
+                       the length `scale` */
+    SHARD_OP_CONV,  /* dst = silu of the causal convolution by w of `width` channels a over the
+                       positions of a sequence; what came before is in the state of `layer` */
+    SHARD_OP_DELTA, /* dst = gated delta-net of a = [q | k | v] with logits b of beta and c of the
+                       decay, and vectors w (dt) and w2 (A); changes the state of `layer` */
+    SHARD_OP_SELECT /* dst = rows of a whose results are wanted; starts the tail */
 };
 
 enum shard_buffer_kind { SHARD_BUFFER_F32, SHARD_BUFFER_ACT, SHARD_BUFFER_ROUTE };
@@ -52,14 +71,34 @@ struct shard_buffer {
     enum shard_buffer_kind kind;
     enum kern_act act; /* for ACT */
     uint32_t width;    /* most values a row; for ROUTE: choices a row */
+    uint32_t records;  /* for ACT: operands of `width` values a row */
     bool tail;         /* holds wanted rows only */
 };
+
+/* Floats that a record of a float buffer takes where a row holds one for each head. */
+static inline size_t shard_record_floats(size_t width)
+{
+    return (width + 15) / 16 * 16;
+}
+
+/* Floats that the states of a delta-net layer's heads take, n_v matrices of dim x dim, and after
+ * them the inputs of the convolution's earlier taps, the oldest position first: taps - 1 rows of
+ * the channels of q, k and v. */
+static inline uint64_t shard_delta_state_floats(const struct shard_delta *d)
+{
+    return ((uint64_t)d->n_v * d->dim * d->dim + 15) / 16 * 16;
+}
+static inline uint64_t shard_delta_conv_floats(const struct shard_delta *d)
+{
+    uint64_t channels = (uint64_t)d->dim * (2 * d->n_k + d->n_v);
+    return ((d->taps - 1) * channels + 15) / 16 * 16;
+}
 
 /* Rows of the tail that an executor computes at a time, and so the rows of a tail buffer. */
 #define SHARD_TAIL_ROWS 16u
 
 enum shard_weight_form {
-    SHARD_WEIGHT_VECTOR, /* floats */
+    SHARD_WEIGHT_VECTOR, /* floats; the rows of a matrix follow one another */
     SHARD_WEIGHT_PANELS  /* packed by kern_pack; n_mats matrices one after another */
 };
 
@@ -76,19 +115,25 @@ struct shard_op {
     int16_t dst, a, b, c; /* buffers, -1: none */
     int32_t w;            /* weight, -1: none */
     int32_t w2, w3;       /* EXPERTS: w gate, w2 up, w3 down */
+    int32_t bias[3];      /* EXPERTS: vectors */
     uint32_t layer;       /* model's layer number, for caches and printing */
     uint32_t width;       /* values an operation covers in a row, a group or a head: see its kind */
-    uint32_t offset;      /* COPY: first value */
+    uint32_t offset;      /* COPY, COPY_HEADS, ROPE: first value; TEMPERATURE: of positions */
+    uint32_t stride, dst_stride, dst_offset; /* COPY_HEADS; QUANT of heads: stride */
     uint32_t n_heads, n_head_kv;
+    uint32_t dim_k, dim_v; /* KV_STORE, ATTENTION: of a head */
     enum shard_rope rope;
+    enum shard_rope_set rope_set;
+    uint32_t n_rot;
+    enum shard_glu glu;
     enum shard_mask mask;
     uint32_t window;
-    float scale; /* ATTENTION: of scores; TEMPERATURE: factor; ROUTE: of weights */
+    float scale; /* ATTENTION: of scores; TEMPERATURE, SCALE: factor; ROUTE: of weights */
     float eps;
     uint32_t length; /* TEMPERATURE */
     enum shard_gate gate;
     bool gate_normalised, gate_on_input;
-    uint32_t n_used;
+    uint32_t n_used, n_groups, n_groups_used;
 };
 
 struct shard_program {
@@ -104,10 +149,14 @@ struct shard_program {
     size_t n_weights;
     uint32_t *parts; /* tensor numbers in model->gguf */
     size_t n_parts;
-    int16_t logits;     /* buffer, -1 without a head */
-    double *rope_freqs; /* n_rot/2 radians a position, linear scaling applied; the divisors of
-                           ROPE_TABLE's weight are not, for they are loaded later */
+    int16_t logits; /* buffer, -1 without a head */
+    /* n_rot/2 radians a position of each set, scaling applied; the divisors of ROPE_TABLE's weight
+     * are not, for they are loaded later. */
+    double *rope_freqs[SHARD_N_ROPE_SETS];
 };
+
+/* Fills n_rot/2 frequencies; see shard_rope_params. */
+void shard_rope_fill(double *freqs, const struct shard_rope_params *params);
 
 /* First position that a query at `pos` sees. */
 uint64_t shard_mask_first(enum shard_mask mask, uint32_t window, uint64_t pos);

@@ -10,13 +10,22 @@ static const char *const op_names[] = {
     [SHARD_OP_BIAS] = "bias",
     [SHARD_OP_COPY] = "copy",
     [SHARD_OP_ROPE] = "rope",
+    [SHARD_OP_SCALE] = "scale",
+    [SHARD_OP_SOFTCAP] = "softcap",
     [SHARD_OP_TEMPERATURE] = "temperature",
     [SHARD_OP_KV_STORE] = "kv_store",
     [SHARD_OP_ATTENTION] = "attention",
-    [SHARD_OP_SILU_MUL] = "silu_mul",
+    [SHARD_OP_GLU] = "glu",
     [SHARD_OP_ADD] = "add",
     [SHARD_OP_ROUTE] = "route",
     [SHARD_OP_EXPERTS] = "experts",
+    [SHARD_OP_COPY_HEADS] = "copy_heads",
+    [SHARD_OP_MATMUL_HEADS] = "matmul_heads",
+    [SHARD_OP_SIGMOID_MUL] = "sigmoid_mul",
+    [SHARD_OP_SIGMOID_SCALE] = "sigmoid_scale",
+    [SHARD_OP_UNIT] = "unit",
+    [SHARD_OP_CONV] = "conv",
+    [SHARD_OP_DELTA] = "delta",
     [SHARD_OP_SELECT] = "select",
 };
 
@@ -24,6 +33,12 @@ static const char *const mask_names[] = {
     [SHARD_MASK_CAUSAL] = "causal",
     [SHARD_MASK_WINDOW] = "window",
     [SHARD_MASK_CHUNK] = "chunk",
+};
+
+static const char *const glu_names[] = {
+    [SHARD_GLU_SILU] = "silu",
+    [SHARD_GLU_GELU] = "gelu",
+    [SHARD_GLU_SWIGLU_OAI] = "clamped swish",
 };
 
 static const char *const gate_names[] = {
@@ -61,9 +76,36 @@ static void print_details(const struct shard_op *op, FILE *out)
     case SHARD_OP_ROPE:
         fprintf(out, "  heads %u x %u, %s", op->n_heads, op->width,
                 op->rope == SHARD_ROPE_NEOX ? "halves" : "pairs");
+        if (op->n_rot != op->width)
+            fprintf(out, " of the first %u", op->n_rot);
+        break;
+    case SHARD_OP_SCALE:
+        if (op->w < 0)
+            fprintf(out, "  by %g", (double)op->scale);
+        break;
+    case SHARD_OP_SOFTCAP:
+        fprintf(out, "  at %g", (double)op->scale);
+        break;
+    case SHARD_OP_GLU:
+        fprintf(out, "  %s", glu_names[op->glu]);
         break;
     case SHARD_OP_TEMPERATURE:
-        fprintf(out, "  1 + %g ln(1 + (p + 1) / %u)", (double)op->scale, op->length);
+        fprintf(out, "  1 + %g ln(1 + (p + %u) / %u)", (double)op->scale, op->offset, op->length);
+        break;
+    case SHARD_OP_COPY_HEADS:
+        fprintf(out, "  heads %u x %u, from %u by %u to %u by %u", op->n_heads, op->width,
+                op->offset, op->stride, op->dst_offset, op->dst_stride);
+        break;
+    case SHARD_OP_UNIT:
+        fprintf(out, "  heads %u x %u from %u, length %g", op->n_heads, op->width, op->offset,
+                (double)op->scale);
+        break;
+    case SHARD_OP_CONV:
+        fprintf(out, "  layer %u, channels %u", op->layer, op->width);
+        break;
+    case SHARD_OP_DELTA:
+        fprintf(out, "  layer %u, heads %u x %u, K heads %u", op->layer, op->n_heads, op->width,
+                op->n_head_kv);
         break;
     case SHARD_OP_KV_STORE:
         fprintf(out, "  layer %u, KV heads %u", op->layer, op->n_head_kv);
@@ -77,20 +119,23 @@ static void print_details(const struct shard_op *op, FILE *out)
     case SHARD_OP_ROUTE:
         fprintf(out, "  best %u of %u, %s%s", op->n_used, op->width, gate_names[op->gate],
                 op->gate_normalised ? ", normalised" : "");
+        if (op->n_groups)
+            fprintf(out, ", best %u of %u groups", op->n_groups_used, op->n_groups);
         break;
     case SHARD_OP_EXPERTS:
-        fprintf(out, "  weights on the %s", op->gate_on_input ? "input" : "output");
+        fprintf(out, "  %s, weights on the %s", glu_names[op->glu],
+                op->gate_on_input ? "input" : "output");
         break;
     default:
         break;
     }
 }
 
-static void print_op(const struct shard_program *p, size_t i, FILE *out)
+static void print_op(const struct shard_program *p, size_t number, FILE *out)
 {
-    const struct shard_op *op = &p->ops[i];
+    const struct shard_op *op = &p->ops[number];
     const int16_t sources[3] = {op->a, op->b, op->c == op->a ? -1 : op->c};
-    fprintf(out, "%4zu  %-11s", i, op_names[op->kind]);
+    fprintf(out, "%4zu  %-11s", number, op_names[op->kind]);
     if (op->dst >= 0)
         fprintf(out, " %s", p->buffers[op->dst].name);
     const char *mark = " <- ";
@@ -103,6 +148,8 @@ static void print_op(const struct shard_program *p, size_t i, FILE *out)
     print_weight(p, op->w, out);
     print_weight(p, op->w2, out);
     print_weight(p, op->w3, out);
+    for (int i = 0; i < 3; i++)
+        print_weight(p, op->bias[i], out);
     print_details(op, out);
     fputc('\n', out);
 }

@@ -28,7 +28,7 @@ size_t shard_buffer_stride(const struct shard_buffer *buffer)
     case SHARD_BUFFER_F32:
         return round_up(buffer->width, 16) * sizeof(float);
     case SHARD_BUFFER_ACT:
-        return kern_act_bytes(buffer->act, buffer->width);
+        return buffer->records * kern_act_bytes(buffer->act, buffer->width);
     case SHARD_BUFFER_ROUTE:
         return buffer->width * sizeof(struct shard_choice);
     }
@@ -39,7 +39,7 @@ struct shard_experts_scratch shard_experts_scratch(const struct shard_program *p
                                                    const struct shard_op *op, uint32_t max_rows)
 {
     const struct shard_weight *gate = &program->weights[op->w];
-    const struct shard_weight *up = &program->weights[op->w2];
+    const struct shard_weight *up = &program->weights[op->w2 < 0 ? op->w : op->w2];
     const struct shard_weight *down = &program->weights[op->w3];
     uint64_t entries = (uint64_t)max_rows * op->n_used;
     struct shard_experts_scratch s = {.ff_stride = round_up(gate->n_out, 16),

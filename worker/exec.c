@@ -47,6 +47,12 @@ static enum proto_status run_step(struct worker_exec *e, const struct worker__st
     case WORKER__STEP_EXPERTS:
         worker__experts_run(e, op, n_rows);
         break;
+    case WORKER__STEP_CONV:
+        worker__conv_run(e, op, n_rows);
+        break;
+    case WORKER__STEP_DELTA:
+        worker__delta_run(e, op, n_rows);
+        break;
     }
     atomic_fetch_add_explicit(&e->n_executed, step->end - step->first, memory_order_relaxed);
     return status;
@@ -65,11 +71,16 @@ static enum worker__step_kind step_kind(const struct shard_op *op)
 {
     switch (op->kind) {
     case SHARD_OP_MATMUL:
+    case SHARD_OP_MATMUL_HEADS:
         return WORKER__STEP_MATMULS;
     case SHARD_OP_ATTENTION:
         return WORKER__STEP_ATTENTION;
     case SHARD_OP_EXPERTS:
         return WORKER__STEP_EXPERTS;
+    case SHARD_OP_CONV:
+        return WORKER__STEP_CONV;
+    case SHARD_OP_DELTA:
+        return WORKER__STEP_DELTA;
     default:
         return WORKER__STEP_ROWS;
     }
@@ -134,16 +145,19 @@ static enum proto_status place_buffers(struct worker_exec *e, struct proto_error
 }
 
 /* The program's frequencies, divided by the rope_freqs tensor where there is one. */
-static void fill_rope_freqs(struct worker_exec *e)
+static void fill_rope_freqs(struct worker_exec *e, enum shard_rope_set set)
 {
     const struct shard_program *p = e->program;
     const float *divisors = NULL;
     for (size_t i = 0; i < p->n_ops && !divisors; i++) {
-        if (p->ops[i].kind == SHARD_OP_ROPE_TABLE && p->ops[i].w >= 0)
-            divisors = e->weights->data[p->ops[i].w];
+        const struct shard_op *op = &p->ops[i];
+        if (op->kind == SHARD_OP_ROPE_TABLE && op->rope_set == set && op->w >= 0)
+            divisors = e->weights->data[op->w];
     }
-    for (uint32_t i = 0; i < p->model->n_rot / 2; i++)
-        e->rope_freqs[i] = divisors ? p->rope_freqs[i] / (double)divisors[i] : p->rope_freqs[i];
+    for (uint32_t i = 0; i < p->model->rope[set].n_rot / 2; i++) {
+        double freq = p->rope_freqs[set][i];
+        e->rope_freqs[set][i] = divisors ? freq / (double)divisors[i] : freq;
+    }
 }
 
 static enum proto_status allocate(struct worker_exec *e, struct proto_error *error)
@@ -152,13 +166,18 @@ static enum proto_status allocate(struct worker_exec *e, struct proto_error *err
     e->steps = calloc(p->n_ops + 1, sizeof *e->steps);
     e->buffers = calloc(p->n_buffers, sizeof *e->buffers);
     e->strides = calloc(p->n_buffers, sizeof *e->strides);
-    e->rope_freqs = calloc(p->model->n_rot / 2 + 1, sizeof *e->rope_freqs);
+    bool no_freqs = false;
+    for (int set = 0; set < SHARD_N_ROPE_SETS; set++) {
+        e->rope_freqs[set] = calloc(p->model->rope[set].n_rot / 2 + 1, sizeof(double));
+        no_freqs = no_freqs || !e->rope_freqs[set];
+    }
     e->scratch = calloc(e->n_threads, sizeof *e->scratch);
     e->rows = calloc(e->max_rows, sizeof *e->rows);
     e->wanted = calloc(e->max_rows, sizeof *e->wanted);
+    e->starts = calloc((size_t)e->max_rows + 1, sizeof *e->starts);
     e->seq_seen = calloc(shard_kv_max_seqs(e->kv), sizeof *e->seq_seen);
-    if (!e->steps || !e->buffers || !e->strides || !e->rope_freqs || !e->scratch || !e->rows ||
-        !e->wanted || !e->seq_seen)
+    if (!e->steps || !e->buffers || !e->strides || no_freqs || !e->scratch || !e->rows ||
+        !e->wanted || !e->starts || !e->seq_seen)
         return proto_fail_nomem(error, e->max_rows * sizeof *e->rows, "the executor");
     enum proto_status status = worker__entries_init(&e->entries, p, e->max_rows, error);
     return status == PROTO_OK ? place_buffers(e, error) : status;
@@ -202,7 +221,8 @@ enum proto_status worker_exec_create(struct worker_exec **out, const struct shar
         return status;
     }
     build_steps(e);
-    fill_rope_freqs(e);
+    for (int set = 0; set < SHARD_N_ROPE_SETS; set++)
+        fill_rope_freqs(e, (enum shard_rope_set)set);
     *out = e;
     return PROTO_OK;
 }
@@ -220,10 +240,12 @@ void worker_exec_destroy(struct worker_exec *exec)
     free(exec->memory);
     free(exec->buffers);
     free(exec->strides);
-    free(exec->rope_freqs);
+    for (int set = 0; set < SHARD_N_ROPE_SETS; set++)
+        free(exec->rope_freqs[set]);
     free(exec->scratch);
     free(exec->rows);
     free(exec->wanted);
+    free(exec->starts);
     free(exec->seq_seen);
     free(exec);
 }
@@ -238,11 +260,11 @@ uint64_t worker_exec_scratch_bytes(const struct shard_program *program, uint32_t
             continue;
         bool windowed = op->mask != SHARD_MASK_CAUSAL && op->window < ctx;
         uint64_t span = windowed ? op->window : ctx;
-        uint64_t bytes = op->n_heads / op->n_head_kv * align64(span * sizeof(float)) +
+        uint64_t bytes = worker__heads_a_task(op) * align64(span * sizeof(float)) +
                          (span / SHARD_KV_PAGE_ROWS + 2) * 2 * sizeof(void *);
         most = bytes > most ? bytes : most;
     }
-    uint64_t a_row = sizeof(struct worker__row) + sizeof(uint32_t) +
+    uint64_t a_row = sizeof(struct worker__row) + 2 * sizeof(uint32_t) +
                      2 * sizeof(uint32_t) * (uint64_t)program->model->n_experts_used;
     /* Attention's scratch grows by halves. */
     return shard_program_buffer_bytes(program, max_rows) + max_rows * a_row +
@@ -295,6 +317,7 @@ static enum proto_status list_rows(struct worker_exec *e, const struct worker_ba
         if (e->seq_seen[range->seq]++)
             return proto_fail(error, PROTO_INVALID, "a batch has sequence %u twice, expected once",
                               range->seq);
+        e->starts[i] = (uint32_t)n;
         for (uint32_t j = 0; j < range->n; j++, n++) {
             e->rows[n] = (struct worker__row){.pos = range->pos + j, .seq = range->seq, .range = i};
             if (range->want == PROTO_WANT_ALL ||
@@ -302,6 +325,8 @@ static enum proto_status list_rows(struct worker_exec *e, const struct worker_ba
                 e->wanted[wanted++] = (uint32_t)n;
         }
     }
+    e->n_ranges = batch->n_ranges;
+    e->starts[e->n_ranges] = (uint32_t)n;
     *n_rows = n;
     *n_wanted = wanted;
     return e->program->embed ? check_ids(e, batch->ids, n, error) : PROTO_OK;

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Attention: a task is one row and one KV head. */
+/* Attention: a task is one row and up to HEADS_A_TASK query heads of one KV head. */
 #include "worker/exec_state.h"
 
 #include <stdlib.h>
 
 /* Below this many products of a key or value element the calling thread does it alone. */
 #define INLINE_PRODUCTS 32768u
+
+/* With MLA all heads share one: there must be tasks for every thread even so. */
+#define HEADS_A_TASK 16u
 
 struct attention_job {
     struct worker_exec *e;
@@ -17,9 +20,22 @@ static uint64_t first_seen(const struct shard_op *op, uint64_t pos)
     return shard_mask_first(op->mask, op->window, pos);
 }
 
+uint32_t worker__heads_a_task(const struct shard_op *op)
+{
+    uint32_t n = op->n_heads / op->n_head_kv;
+    return n < HEADS_A_TASK ? n : HEADS_A_TASK;
+}
+
+/* Tasks of a KV head, for one row. */
+static size_t parts_of(const struct shard_op *op)
+{
+    uint32_t each = worker__heads_a_task(op);
+    return (op->n_heads / op->n_head_kv + each - 1) / each;
+}
+
 static size_t scores_of(const struct shard_op *op, uint64_t span)
 {
-    return op->n_heads / op->n_head_kv * ((span + 15) / 16 * 16);
+    return worker__heads_a_task(op) * ((span + 15) / 16 * 16);
 }
 
 /* Base addresses of one head's rows in the pages that hold positions first..pos. */
@@ -40,29 +56,35 @@ static size_t gather_pages(const struct worker_exec *e, const struct shard_op *o
     return n;
 }
 
-static void attend(struct worker_exec *e, const struct shard_op *op, size_t r, size_t head,
+static void attend(struct worker_exec *e, const struct shard_op *op, size_t r, size_t task,
                    struct worker__scratch *scratch)
 {
-    const struct shard_model *m = e->program->model;
+    const float *sinks = op->w < 0 ? NULL : e->weights->data[op->w];
     const struct worker__row *row = &e->rows[r];
-    size_t n_q = op->n_heads / op->n_head_kv;
+    size_t n_group = op->n_heads / op->n_head_kv, head = task / parts_of(op);
+    size_t part = task % parts_of(op) * worker__heads_a_task(op);
+    size_t n_q =
+        n_group - part < worker__heads_a_task(op) ? n_group - part : worker__heads_a_task(op);
+    size_t first_q = head * n_group + part;
     uint64_t first = first_seen(op, row->pos);
     size_t n_pages = gather_pages(e, op, row, first, head, scratch);
     uint64_t base = first / SHARD_KV_PAGE_ROWS * SHARD_KV_PAGE_ROWS;
     struct kern_attention a = {
-        .out = (float *)worker__at(e, op->dst, r) + head * n_q * m->head_dim_v,
-        .q = (const float *)worker__at(e, op->a, r) + head * n_q * m->head_dim_k,
+        .out = (float *)worker__at(e, op->dst, r) + first_q * op->dim_v,
+        .q = (const float *)worker__at(e, op->a, r) + first_q * op->dim_k,
         .k_pages = scratch->pages,
         .v_pages = scratch->pages + n_pages,
         .scores = scratch->scores,
         .n_q = n_q,
-        .dim_k = m->head_dim_k,
-        .dim_v = m->head_dim_v,
+        .dim_k = op->dim_k,
+        .dim_v = op->dim_v,
         .page_rows = SHARD_KV_PAGE_ROWS,
         .first = first - base,
         .last = row->pos - base,
         .scale = op->scale,
         .kv = shard_kv_type(e->kv),
+        .sinks = sinks ? sinks + first_q : NULL,
+        .v_row = e->program->model->mla.kv_rank ? op->dim_k : 0,
     };
     e->table->attention(&a);
 }
@@ -70,9 +92,9 @@ static void attend(struct worker_exec *e, const struct shard_op *op, size_t r, s
 static void attention_tasks(void *arg, size_t first, size_t last, unsigned thread)
 {
     const struct attention_job *job = arg;
-    size_t n_head_kv = job->op->n_head_kv;
+    size_t each = job->op->n_head_kv * parts_of(job->op);
     for (size_t task = first; task < last; task++)
-        attend(job->e, job->op, task / n_head_kv, task % n_head_kv, &job->e->scratch[thread]);
+        attend(job->e, job->op, task / each, task % each, &job->e->scratch[thread]);
 }
 
 static enum proto_status grow(struct worker__scratch *s, size_t n_scores, size_t n_pages,
@@ -102,7 +124,6 @@ static enum proto_status grow(struct worker__scratch *s, size_t n_scores, size_t
 enum proto_status worker__attention_run(struct worker_exec *e, const struct shard_op *op,
                                         size_t n_rows, struct proto_error *error)
 {
-    const struct shard_model *m = e->program->model;
     uint64_t longest = 0, sum = 0;
     for (size_t r = 0; r < n_rows; r++) {
         uint64_t span = e->rows[r].pos - first_seen(op, e->rows[r].pos) + 1;
@@ -116,8 +137,8 @@ enum proto_status worker__attention_run(struct worker_exec *e, const struct shar
             return status;
     }
     struct attention_job job = {.e = e, .op = op};
-    size_t n_tasks = n_rows * op->n_head_kv;
-    if (sum * op->n_heads * (m->head_dim_k + m->head_dim_v) < INLINE_PRODUCTS)
+    size_t n_tasks = n_rows * op->n_head_kv * parts_of(op);
+    if (sum * op->n_heads * (op->dim_k + op->dim_v) < INLINE_PRODUCTS)
         attention_tasks(&job, 0, n_tasks, 0);
     else
         kern_pool_run(e->pool, n_tasks, n_rows == 1 ? 1 : 0, attention_tasks, &job);

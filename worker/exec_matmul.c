@@ -54,11 +54,40 @@ struct matmul_job {
     size_t n_rows;
 };
 
-static size_t matmul_chunks(const struct matmul_job *job, const struct shard_op *op, size_t *panels)
+/* Of one matrix; *panels: in a chunk. */
+static size_t matrix_chunks(const struct matmul_job *job, const struct shard_op *op, size_t *panels)
 {
     const struct shard_weight *w = &job->e->program->weights[op->w];
     *panels = worker__panels_a_chunk(job->e, w, job->n_rows);
     return (n_panels(w) + *panels - 1) / *panels;
+}
+
+static size_t n_mats(const struct shard_op *op)
+{
+    return op->kind == SHARD_OP_MATMUL_HEADS ? op->n_heads : 1;
+}
+
+/* Bytes of a record of a where a row has one for each matrix. */
+static size_t head_bytes(const struct worker_exec *e, const struct shard_op *op)
+{
+    const struct shard_buffer *b = &e->program->buffers[op->a];
+    size_t k = e->program->weights[op->w].k;
+    return b->kind == SHARD_BUFFER_ACT ? kern_act_bytes(b->act, k)
+                                       : shard_record_floats(k) * sizeof(float);
+}
+
+/* Chunk [first, end) of panels of head `mat`: its record of each row by its matrix. */
+static void multiply_head(const struct matmul_job *job, const struct shard_op *op, size_t mat,
+                          size_t first, size_t end)
+{
+    const struct worker_exec *e = job->e;
+    const struct shard_weight *w = &e->program->weights[op->w];
+    size_t bytes = head_bytes(e, op);
+    bool act = e->program->buffers[op->a].kind == SHARD_BUFFER_ACT;
+    float *y = (float *)worker__at(e, op->dst, 0) + mat * shard_record_floats(w->n_out);
+    worker__multiply(e, op->w, mat, first, end, y, worker__ld(e, op->dst),
+                     e->buffers[op->a] + mat * bytes, act ? op->n_heads * bytes : e->strides[op->a],
+                     job->n_rows);
 }
 
 static void matmul_item(const struct matmul_job *job, size_t item)
@@ -66,13 +95,17 @@ static void matmul_item(const struct matmul_job *job, size_t item)
     const struct worker_exec *e = job->e;
     const struct shard_op *op = &e->program->ops[job->step->first];
     size_t panels, n;
-    while (item >= (n = matmul_chunks(job, op, &panels))) {
+    while (item >= (n = n_mats(op) * matrix_chunks(job, op, &panels))) {
         item -= n;
         op++;
     }
     const struct shard_weight *w = &e->program->weights[op->w];
-    size_t first = item * panels, end = first + panels;
+    size_t chunks = n / n_mats(op), first = item % chunks * panels, end = first + panels;
     end = end < n_panels(w) ? end : n_panels(w);
+    if (op->kind == SHARD_OP_MATMUL_HEADS) {
+        multiply_head(job, op, item / chunks, first, end);
+        return;
+    }
     worker__multiply(e, op->w, 0, first, end, worker__at(e, op->dst, 0), worker__ld(e, op->dst),
                      e->buffers[op->a], worker__record_bytes(e, op->a, w->k), job->n_rows);
 }
@@ -91,7 +124,7 @@ void worker__matmuls_run(struct worker_exec *e, const struct worker__step *step,
     uint64_t bytes = 0;
     for (size_t i = step->first; i < step->end; i++) {
         const struct shard_op *op = &e->program->ops[i];
-        items += matmul_chunks(&job, op, &panels);
+        items += n_mats(op) * matrix_chunks(&job, op, &panels);
         bytes += shard_weight_bytes(&e->program->weights[op->w]);
     }
     if (bytes * n_rows < STREAM_BYTES)

@@ -27,6 +27,12 @@ struct source {
     size_t bytes;
 };
 
+/* The weight that has up's rows. */
+static int32_t up_weight(const struct shard_op *op)
+{
+    return op->w2 < 0 ? op->w : op->w2;
+}
+
 static size_t chunks_of(const struct shard_weight *w, size_t panels)
 {
     size_t n = (w->n_out + KERN_PANEL - 1) / KERN_PANEL;
@@ -75,7 +81,7 @@ static void gather(void *arg, size_t first, size_t last, unsigned thread)
 {
     const struct experts_job *job = arg;
     struct source gate = source_of(job, job->op->a, job->op->w);
-    struct source up = source_of(job, job->op->c, job->op->w2);
+    struct source up = source_of(job, job->op->c, up_weight(job->op));
     (void)thread;
     for (size_t i = first; i < last; i++) {
         size_t row = job->e->entries.pair[i] / job->op->n_used;
@@ -111,7 +117,8 @@ static void gate_up_tasks(void *arg, size_t first, size_t last, unsigned thread)
 {
     const struct experts_job *job = arg;
     const struct shard_op *op = job->op;
-    struct source gate = source_of(job, op->a, op->w), up = source_of(job, op->c, op->w2);
+    struct source gate = source_of(job, op->a, op->w);
+    struct source up = source_of(job, op->c, up_weight(op));
     float *y_gate = (float *)(job->e->experts + job->at.gate);
     float *y_up = (float *)(job->e->experts + job->at.up);
     size_t each = job->gate_chunks + job->up_chunks, ld = job->at.ff_stride;
@@ -140,6 +147,16 @@ static size_t down_bytes(const struct experts_job *job)
                                          : kern_act_bytes(down_act(job), k);
 }
 
+/* y += an expert's row of bias 0 (gate), 1 (up) or 2 (down), where there are biases. */
+static void add_bias(const struct experts_job *job, int which, uint32_t expert, float *y, size_t n)
+{
+    int32_t w = job->op->bias[which];
+    if (w < 0)
+        return;
+    const float *rows = job->e->weights->data[w];
+    job->e->table->add(y, rows + expert * n, n);
+}
+
 static void activate(void *arg, size_t first, size_t last, unsigned thread)
 {
     const struct experts_job *job = arg;
@@ -148,10 +165,14 @@ static void activate(void *arg, size_t first, size_t last, unsigned thread)
     (void)thread;
     for (size_t i = first; i < last; i++) {
         float *gate = (float *)(e->experts + job->at.gate) + i * job->at.ff_stride;
-        const float *up = (const float *)(e->experts + job->at.up) + i * job->at.ff_stride;
+        float *up = (float *)(e->experts + job->at.up) + i * job->at.ff_stride;
         const struct shard_choice *choice = choice_of(job, e->entries.pair[i]);
-        e->table->silu_mul(gate, gate, up, job->op->gate_on_input ? choice->weight : 1.0f,
-                           job->op->width);
+        if (job->op->w2 < 0)
+            up = gate + job->op->width;
+        add_bias(job, 0, choice->expert, gate, job->op->width);
+        add_bias(job, 1, choice->expert, up, job->op->width);
+        worker__glu(e, job->op->glu, gate, up, job->op->gate_on_input ? choice->weight : 1.0f,
+                    job->op->width);
         if (act != KERN_ACT_F32)
             e->table->quantize[act](e->experts + job->at.x_down + i * down_bytes(job), gate,
                                     job->at.ff_stride, 1, job->op->width);
@@ -184,8 +205,9 @@ static void combine(void *arg, size_t first, size_t last, unsigned thread)
         float *y = worker__at(e, job->op->dst, row);
         for (uint32_t c = 0; c < n_used; c++) {
             uint32_t pair = (uint32_t)row * n_used + c;
-            const float *part = (const float *)(e->experts + job->at.down) +
-                                e->entries.entry[pair] * job->at.out_stride;
+            float *part =
+                (float *)(e->experts + job->at.down) + e->entries.entry[pair] * job->at.out_stride;
+            add_bias(job, 2, choice_of(job, pair)->expert, part, width);
             float weight = job->op->gate_on_input ? 1.0f : choice_of(job, pair)->weight;
             if (c == 0)
                 e->table->scale(y, part, weight, width);
@@ -206,7 +228,7 @@ static void run(const struct experts_job *job, size_t n, kern_pool_fn *fn)
 void worker__experts_run(struct worker_exec *e, const struct shard_op *op, size_t n_rows)
 {
     const struct shard_weight *gate = &e->program->weights[op->w];
-    const struct shard_weight *up = &e->program->weights[op->w2];
+    const struct shard_weight *up = &e->program->weights[up_weight(op)];
     const struct shard_weight *down = &e->program->weights[op->w3];
     struct experts_job job = {.e = e,
                               .op = op,
@@ -218,7 +240,7 @@ void worker__experts_run(struct worker_exec *e, const struct shard_op *op, size_
     job.up_panels = worker__panels_a_chunk(e, up, rows_each);
     job.down_panels = worker__panels_a_chunk(e, down, rows_each);
     job.gate_chunks = chunks_of(gate, job.gate_panels);
-    job.up_chunks = chunks_of(up, job.up_panels);
+    job.up_chunks = op->w2 < 0 ? 0 : chunks_of(up, job.up_panels);
     job.down_chunks = chunks_of(down, job.down_panels);
     if (n_rows > 1)
         run(&job, job.n_pairs, gather);

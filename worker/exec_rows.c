@@ -24,11 +24,24 @@ static void rope_table(const struct worker_exec *e, const struct shard_op *op, s
 {
     float *cs = worker__at(e, op->dst, row);
     double pos = (double)e->rows[row].pos;
+    double gain = (double)e->program->model->rope[op->rope_set].gain;
     for (uint32_t i = 0; i < op->width / 2; i++) {
-        double angle = pos * e->rope_freqs[i];
-        cs[2 * i] = (float)cos(angle);
-        cs[2 * i + 1] = (float)sin(angle);
+        double angle = pos * e->rope_freqs[op->rope_set][i];
+        cs[2 * i] = (float)(cos(angle) * gain);
+        cs[2 * i + 1] = (float)(sin(angle) * gain);
     }
+}
+
+/* Records of a row lie one after another, as those of an operation without heads do. */
+static void quantize_heads(const struct worker_exec *e, const struct shard_op *op, size_t row)
+{
+    enum kern_act act = e->program->buffers[op->dst].act;
+    size_t bytes = kern_act_bytes(act, op->width);
+    char *records = e->buffers[op->dst] + row * op->n_heads * bytes;
+    const float *x = worker__at(e, op->a, row);
+    for (uint32_t h = 0; h < op->n_heads; h++)
+        e->table->quantize[act](records + h * bytes, x + (size_t)h * op->stride, op->width, 1,
+                                op->width);
 }
 
 static void quantize(const struct worker_exec *e, const struct shard_op *op, size_t first,
@@ -42,90 +55,67 @@ static void quantize(const struct worker_exec *e, const struct shard_op *op, siz
 
 static void rope(const struct worker_exec *e, const struct shard_op *op, size_t row)
 {
-    e->table->rope(worker__at(e, op->dst, row), op->n_heads, op->width, e->program->model->n_rot,
-                   op->rope == SHARD_ROPE_NEOX, worker__at(e, op->a, row));
+    e->table->rope((float *)worker__at(e, op->dst, row) + op->offset, op->n_heads, op->width,
+                   op->n_rot, op->rope == SHARD_ROPE_NEOX, worker__at(e, op->a, row));
 }
 
 static void temperature(const struct worker_exec *e, const struct shard_op *op, size_t row)
 {
     float *x = worker__at(e, op->dst, row);
-    double steps = (double)((e->rows[row].pos + 1) / op->length);
+    double steps = (double)((e->rows[row].pos + op->offset) / op->length);
     e->table->scale(x, x, (float)(1.0 + (double)op->scale * log(1.0 + steps)), op->width);
 }
 
 static void kv_store(const struct worker_exec *e, const struct shard_op *op, size_t row)
 {
-    const struct shard_model *m = e->program->model;
     const struct worker__row *r = &e->rows[row];
     struct shard_kv_view view = shard_kv_view(e->kv, r->seq, op->layer);
     enum kern_kv type = shard_kv_type(e->kv);
-    size_t value_bytes = type == KERN_KV_F16 ? 2 : 4;
+    size_t k_bytes = kern_kv_bytes(type, op->dim_k);
+    size_t v_bytes = kern_kv_bytes(type, op->dim_v);
     size_t slot = r->pos % SHARD_KV_PAGE_ROWS;
     char *page = view.pages[r->pos / SHARD_KV_PAGE_ROWS];
-    const float *k = worker__at(e, op->a, row), *v = worker__at(e, op->b, row);
+    const float *k = worker__at(e, op->a, row), *v = op->b < 0 ? NULL : worker__at(e, op->b, row);
     for (uint32_t h = 0; h < op->n_head_kv; h++) {
         char *to_k = page + shard_kv_k_offset(e->kv, op->layer, h);
         char *to_v = page + shard_kv_v_offset(e->kv, op->layer, h);
-        e->table->kv_store(to_k + slot * m->head_dim_k * value_bytes, k + h * m->head_dim_k,
-                           m->head_dim_k, type);
-        e->table->kv_store(to_v + slot * m->head_dim_v * value_bytes, v + h * m->head_dim_v,
-                           m->head_dim_v, type);
+        e->table->kv_store(to_k + slot * k_bytes, k + h * op->dim_k, op->dim_k, type);
+        if (v)
+            e->table->kv_store(to_v + slot * v_bytes, v + h * op->dim_v, op->dim_v, type);
     }
 }
 
-/* The best experts by logit, in falling order; of equal ones the lower number is better. */
-static void choose(struct shard_choice *choices, uint32_t n_used, const float *logits, uint32_t n)
+static void copy_heads(const struct worker_exec *e, const struct shard_op *op, size_t row)
 {
-    uint32_t have = 0;
-    for (uint32_t x = 0; x < n; x++) {
-        uint32_t at = have < n_used ? have : n_used;
-        while (at > 0 && logits[x] > choices[at - 1].weight)
-            at--;
-        if (at == n_used)
-            continue;
-        have += have < n_used;
-        memmove(&choices[at + 1], &choices[at], (have - 1 - at) * sizeof *choices);
-        choices[at] = (struct shard_choice){.expert = x, .weight = logits[x]};
-    }
+    const float *from = (const float *)worker__at(e, op->a, row) + op->offset;
+    float *to = (float *)worker__at(e, op->dst, row) + op->dst_offset;
+    for (uint32_t h = 0; h < op->n_heads; h++)
+        memcpy(to + (size_t)h * op->dst_stride, from + (size_t)h * op->stride,
+               op->width * sizeof *to);
 }
 
-/* Weights of the chosen: softmax over all logits, or over theirs alone. */
-static void softmax_weights(struct shard_choice *choices, uint32_t n_used, const float *logits,
-                            uint32_t n, bool selected_only)
+/* x / sqrt(sum x^2 + eps) * length, by way of x / sqrt(mean x^2 + eps / width). */
+static void make_unit(const struct worker_exec *e, const struct shard_op *op, size_t row)
 {
-    float max = choices[0].weight, sum = 0.0f;
-    if (selected_only) {
-        for (uint32_t i = 0; i < n_used; i++)
-            sum += kern_expf(choices[i].weight - max);
-    } else {
-        for (uint32_t x = 0; x < n; x++)
-            sum += kern_expf(logits[x] - max);
-    }
-    for (uint32_t i = 0; i < n_used; i++)
-        choices[i].weight = kern_expf(choices[i].weight - max) / sum;
+    float *x = (float *)worker__at(e, op->dst, row) + op->offset;
+    e->table->rms_norm(x, x, NULL, op->n_heads, op->width, op->eps / (float)op->width);
+    e->table->scale(x, x, op->scale / sqrtf((float)op->width), (size_t)op->n_heads * op->width);
 }
 
-static void route(const struct worker_exec *e, const struct shard_op *op, size_t row)
+void worker__glu(const struct worker_exec *e, enum shard_glu glu, float *gate, const float *up,
+                 float scale, size_t n)
 {
-    struct shard_choice *choices = worker__at(e, op->dst, row);
-    const float *logits = worker__at(e, op->a, row);
-    choose(choices, op->n_used, logits, op->width);
-    if (op->gate == SHARD_GATE_SIGMOID) {
-        for (uint32_t i = 0; i < op->n_used; i++)
-            choices[i].weight = 1.0f / (1.0f + kern_expf(-choices[i].weight));
-    } else {
-        softmax_weights(choices, op->n_used, logits, op->width,
-                        op->gate == SHARD_GATE_SOFTMAX_SELECTED);
+    switch (glu) {
+    case SHARD_GLU_SILU:
+        e->table->silu_mul(gate, gate, up, scale, n);
+        break;
+    case SHARD_GLU_GELU:
+        e->table->gelu_mul(gate, gate, up, scale, n);
+        break;
+    case SHARD_GLU_SWIGLU_OAI:
+        e->table->swiglu_oai(gate, gate, up, scale, n);
+        break;
     }
-    float divisor = 1.0f;
-    if (op->gate_normalised) {
-        float sum = 0.0f;
-        for (uint32_t i = 0; i < op->n_used; i++)
-            sum += choices[i].weight;
-        divisor = sum > 0x1p-14f ? sum : 0x1p-14f;
-    }
-    for (uint32_t i = 0; i < op->n_used; i++)
-        choices[i].weight = choices[i].weight / divisor * op->scale;
 }
 
 static void row_op(const struct worker_exec *e, const struct shard_op *op, size_t row)
@@ -133,6 +123,9 @@ static void row_op(const struct worker_exec *e, const struct shard_op *op, size_
     float *dst = op->dst < 0 ? NULL : worker__at(e, op->dst, row);
     const float *a = op->a < 0 ? NULL : worker__at(e, op->a, row);
     switch (op->kind) {
+    case SHARD_OP_QUANT:
+        quantize_heads(e, op, row);
+        break;
     case SHARD_OP_EMBED:
         embed(e, op, row);
         break;
@@ -148,6 +141,18 @@ static void row_op(const struct worker_exec *e, const struct shard_op *op, size_
     case SHARD_OP_COPY:
         memcpy(dst, a + op->offset, op->width * sizeof(float));
         break;
+    case SHARD_OP_COPY_HEADS:
+        copy_heads(e, op, row);
+        break;
+    case SHARD_OP_SIGMOID_MUL:
+        e->table->sigmoid_mul(dst, dst, a, op->width);
+        break;
+    case SHARD_OP_SIGMOID_SCALE:
+        e->table->scale(dst, dst, kern_sigmoidf(a[0]), op->width);
+        break;
+    case SHARD_OP_UNIT:
+        make_unit(e, op, row);
+        break;
     case SHARD_OP_ROPE:
         rope(e, op, row);
         break;
@@ -157,14 +162,20 @@ static void row_op(const struct worker_exec *e, const struct shard_op *op, size_
     case SHARD_OP_KV_STORE:
         kv_store(e, op, row);
         break;
-    case SHARD_OP_SILU_MUL:
-        e->table->silu_mul(dst, a, worker__at(e, op->b, row), 1.0f, op->width);
+    case SHARD_OP_SCALE:
+        e->table->scale(dst, dst, op->w < 0 ? op->scale : *vector(e, op->w), op->width);
+        break;
+    case SHARD_OP_SOFTCAP:
+        e->table->softcap(dst, op->scale, op->width);
+        break;
+    case SHARD_OP_GLU:
+        worker__glu(e, op->glu, dst, worker__at(e, op->b, row), 1.0f, op->width);
         break;
     case SHARD_OP_ADD:
         e->table->add(dst, a, op->width);
         break;
     case SHARD_OP_ROUTE:
-        route(e, op, row);
+        worker__route(e, op, row);
         break;
     case SHARD_OP_SELECT:
         memcpy(dst, worker__at(e, op->a, e->tail_rows[row]), op->width * sizeof(float));
@@ -176,7 +187,7 @@ static void row_op(const struct worker_exec *e, const struct shard_op *op, size_
 
 void worker__rows_run(struct worker_exec *e, const struct shard_op *op, size_t first, size_t end)
 {
-    if (op->kind == SHARD_OP_QUANT) {
+    if (op->kind == SHARD_OP_QUANT && op->n_heads == 0) {
         quantize(e, op, first, end);
         return;
     }
@@ -186,20 +197,25 @@ void worker__rows_run(struct worker_exec *e, const struct shard_op *op, size_t f
 
 uint64_t worker__row_cost(const struct shard_program *program, const struct shard_op *op)
 {
-    const struct shard_model *m = program->model;
     switch (op->kind) {
     case SHARD_OP_EMBED:
-        return 2 * (uint64_t)m->n_embd;
+        return 2 * (uint64_t)program->model->n_embd;
     case SHARD_OP_ROPE_TABLE:
         return 32 * (uint64_t)op->width;
+    case SHARD_OP_QUANT:
+        return (uint64_t)(op->n_heads ? op->n_heads : 1) * op->width;
     case SHARD_OP_RMS_NORM:
     case SHARD_OP_ROPE:
+    case SHARD_OP_COPY_HEADS:
+    case SHARD_OP_UNIT:
         return (uint64_t)op->n_heads * op->width;
     case SHARD_OP_BIAS:
         return program->weights[op->w].n_out;
     case SHARD_OP_KV_STORE:
-        return (uint64_t)op->n_head_kv * (m->head_dim_k + m->head_dim_v);
-    case SHARD_OP_SILU_MUL:
+        return (uint64_t)op->n_head_kv * (op->dim_k + op->dim_v);
+    case SHARD_OP_GLU:
+    case SHARD_OP_SOFTCAP:
+    case SHARD_OP_SIGMOID_MUL:
     case SHARD_OP_ROUTE:
         return 4 * (uint64_t)op->width;
     default:

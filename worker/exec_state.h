@@ -15,7 +15,9 @@ enum worker__step_kind {
     WORKER__STEP_ROWS,
     WORKER__STEP_MATMULS,
     WORKER__STEP_ATTENTION,
-    WORKER__STEP_EXPERTS
+    WORKER__STEP_EXPERTS,
+    WORKER__STEP_CONV,
+    WORKER__STEP_DELTA
 };
 
 struct worker__step {
@@ -62,10 +64,12 @@ struct worker_exec {
     size_t *strides;
     char *experts; /* scratch of EXPERTS operations */
     struct worker__entries entries;
-    double *rope_freqs;              /* with the divisors */
-    struct worker__scratch *scratch; /* by thread */
-    struct worker__row *rows;        /* of the batch */
-    uint32_t *wanted;                /* rows whose results are wanted, ascending */
+    double *rope_freqs[SHARD_N_ROPE_SETS]; /* with the divisors */
+    struct worker__scratch *scratch;       /* by thread */
+    struct worker__row *rows;              /* of the batch */
+    uint32_t *wanted;                      /* rows whose results are wanted, ascending */
+    size_t n_ranges;
+    uint32_t *starts; /* first row of each range, and the batch's rows */
     uint8_t *seq_seen;
     const int32_t *ids;
     const uint32_t *tail_rows; /* rows of the batch that the tail works on now */
@@ -91,6 +95,10 @@ size_t worker__record_bytes(const struct worker_exec *e, int16_t buffer, size_t 
 void worker__rows_run(struct worker_exec *e, const struct shard_op *op, size_t first, size_t end);
 uint64_t worker__row_cost(const struct shard_program *program, const struct shard_op *op);
 
+/* gate = gate and up joined, both times scale; n values. */
+void worker__glu(const struct worker_exec *e, enum shard_glu glu, float *gate, const float *up,
+                 float scale, size_t n);
+
 /* Panels of a matrix that a chunk of work takes for n_rows rows. */
 size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_weight *w,
                               size_t n_rows);
@@ -101,8 +109,17 @@ void worker__multiply(const struct worker_exec *e, int32_t w, size_t mat, size_t
 
 void worker__matmuls_run(struct worker_exec *e, const struct worker__step *step, size_t n_rows);
 
+/* Query heads of one KV head that a task of attention takes. */
+uint32_t worker__heads_a_task(const struct shard_op *op);
+
 enum proto_status worker__attention_run(struct worker_exec *e, const struct shard_op *op,
                                         size_t n_rows, struct proto_error *error);
+
+void worker__conv_run(struct worker_exec *e, const struct shard_op *op, size_t n_rows);
+void worker__delta_run(struct worker_exec *e, const struct shard_op *op, size_t n_rows);
+
+/* Row-wise: the experts and weights that follow from a row's logits. */
+void worker__route(const struct worker_exec *e, const struct shard_op *op, size_t row);
 
 void worker__experts_run(struct worker_exec *e, const struct shard_op *op, size_t n_rows);
 

@@ -74,9 +74,10 @@ static enum proto_status load_piece(struct load *load, struct worker__source *so
     if (status)
         return status;
     struct shard_piece piece = shard_pieces_get(source->tensor, i);
+    uint64_t width = source->tensor->dims[0];
     if (target->weight->form == SHARD_WEIGHT_VECTOR)
-        kern_dequantize(source->tensor->type, loan.data, target->weight->n_out,
-                        (float *)target->memory);
+        kern_dequantize(source->tensor->type, loan.data, piece.rows * width,
+                        (float *)target->memory + piece.row_first * width);
     else
         pack_piece(target, &piece, loan.data, load->options->pool);
     worker__source_return(source, i, &loan);
@@ -93,8 +94,9 @@ static enum proto_status check_shape(const struct shard_weight *weight, uint64_t
 {
     uint64_t mats = tensor->dims[2] * tensor->dims[3];
     bool fits = weight->form == SHARD_WEIGHT_VECTOR
-                    ? tensor->dims[0] == weight->n_out && tensor->dims[1] == 1 && mats == 1 &&
-                          weight->n_parts == 1
+                    ? tensor->dims[0] <= weight->n_out &&
+                          weight->n_out / tensor->dims[0] == tensor->dims[1] &&
+                          weight->n_out % tensor->dims[0] == 0 && mats == 1 && weight->n_parts == 1
                     : tensor->type == weight->type && tensor->dims[0] == weight->k &&
                           tensor->dims[1] == weight->n_out && mat_first <= weight->n_mats &&
                           mats <= weight->n_mats - mat_first;

@@ -70,6 +70,9 @@ static enum proto_status prepare_execution(struct worker_slice *slice,
                                            struct proto_error *error)
 {
     enum kern_kv type = (enum kern_kv)load->kv_type;
+    enum proto_status status = shard_kv_check(slice->program->model, type, error);
+    if (status != PROTO_OK)
+        return status;
     slice->kv_limit_bytes = shard_kv_bytes(slice->program, type, load->ctx) * load->max_seqs;
     slice->scratch_bytes = worker_exec_scratch_bytes(
         slice->program, load->max_rows, kern_pool_threads(options->compute_pool), load->ctx);
@@ -77,7 +80,7 @@ static enum proto_status prepare_execution(struct worker_slice *slice,
                                   .ctx = load->ctx,
                                   .max_seqs = load->max_seqs,
                                   .max_bytes = slice->kv_limit_bytes};
-    enum proto_status status = shard_kv_create(&slice->kv, slice->program, &kv, error);
+    status = shard_kv_create(&slice->kv, slice->program, &kv, error);
     if (status != PROTO_OK)
         return status;
     struct worker_exec_options exec = {.table = options->table,

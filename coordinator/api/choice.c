@@ -10,23 +10,29 @@ static bool no_memory(struct api__fault *fault)
     return api__fault_set(fault, 500, NULL, NULL, "out of memory for the answer");
 }
 
-static bool add_text(struct api__choice *c, const char *text, size_t len, struct api__fault *fault)
+static bool add_text(struct api__pending *p, const char *text, size_t len, struct api__fault *fault)
 {
     if (len == 0)
         return true;
-    if (c->pending_cap - c->pending_len < len) {
-        size_t cap = c->pending_cap > 0 ? c->pending_cap : 64;
-        while (cap - c->pending_len < len)
+    if (p->cap - p->len < len) {
+        size_t cap = p->cap > 0 ? p->cap : 64;
+        while (cap - p->len < len)
             cap *= 2;
-        char *grown = realloc(c->pending, cap);
+        char *grown = realloc(p->text, cap);
         if (!grown)
             return no_memory(fault);
-        c->pending = grown;
-        c->pending_cap = cap;
+        p->text = grown;
+        p->cap = cap;
     }
-    memcpy(c->pending + c->pending_len, text, len);
-    c->pending_len += len;
+    memcpy(p->text + p->len, text, len);
+    p->len += len;
     return true;
+}
+
+static bool add_news(struct api__choice *c, const struct text_news *news, struct api__fault *fault)
+{
+    return add_text(&c->reasoning, news->reasoning, news->reasoning_len, fault) &&
+           add_text(&c->content, news->content, news->content_len, fault);
 }
 
 static uint64_t count_characters(const char *text, size_t len)
@@ -41,27 +47,29 @@ static bool echo_prompt(struct api__choice *c, const struct api__prompt *prompt,
                         struct api__fault *fault)
 {
     if (prompt->text)
-        return add_text(c, prompt->text, prompt->text_len, fault);
+        return add_text(&c->content, prompt->text, prompt->text_len, fault);
     char *text = NULL;
     size_t len = 0;
     struct proto_error error;
     if (text_decode(c->vocab, prompt->ids, prompt->n_ids, true, &text, &len, &error))
         return api__fault_from(fault, &error);
-    bool ok = add_text(c, text, len, fault);
+    bool ok = add_text(&c->content, text, len, fault);
     free(text);
     return ok;
 }
 
 bool api__choice_start(struct api__choice *choice, struct coord_engine *engine,
-                       const struct api__params *params, uint32_t index, struct api__fault *fault)
+                       const struct api__params *params, bool chat, uint32_t index,
+                       struct api__fault *fault)
 {
     const struct api__prompt *prompt = &params->prompts[index / params->n];
     choice->vocab = coord_engine_vocab(engine);
     choice->index = index;
+    choice->chat = chat;
     choice->top_logprobs = params->top_logprobs;
     struct proto_error error;
-    if (text_stream_create(&choice->text, choice->vocab, params->stops, params->n_stops, false,
-                           &error))
+    if (text_answer_create(&choice->answer, choice->vocab, params->marks, params->thinking,
+                           params->stops, params->n_stops, &error))
         return api__fault_from(fault, &error);
     if (params->echo && !echo_prompt(choice, prompt, fault))
         return false;
@@ -82,34 +90,37 @@ bool api__choice_start(struct api__choice *choice, struct coord_engine *engine,
 void api__choice_finish(struct api__choice *choice)
 {
     coord_stream_destroy(choice->stream);
-    text_stream_destroy(choice->text);
-    free(choice->pending);
+    text_answer_destroy(choice->answer);
+    free(choice->content.text);
+    free(choice->reasoning.text);
     json_decref(choice->logprobs);
     *choice = (struct api__choice){0};
 }
 
-/* JSON has no infinities; a token that cannot be has OpenAI's -9999. */
-static json_t *logprob_json(float logprob)
+json_t *api__logprob_json(float logprob)
 {
     return json_real(isfinite(logprob) ? (double)logprob : -9999.0);
+}
+
+char *api__token_bytes(const struct text_vocab *vocab, int32_t id, size_t *len)
+{
+    *len = text_decode_token(vocab, id, true, NULL, 0);
+    char *bytes = malloc(*len + 1);
+    if (bytes)
+        text_decode_token(vocab, id, true, bytes, *len);
+    return bytes;
 }
 
 /* The token's bytes as JSON; *characters gets how many characters it is long. */
 static json_t *token_json(const struct text_vocab *vocab, int32_t id, uint64_t *characters)
 {
-    char small[256];
-    size_t len = text_decode_token(vocab, id, true, small, sizeof small);
-    char *text = small;
-    if (len > sizeof small) {
-        text = malloc(len);
-        if (!text)
-            return NULL;
-        text_decode_token(vocab, id, true, text, len);
-    }
-    json_t *json = api__json_token(text, len);
-    *characters = count_characters(text, len);
-    if (text != small)
-        free(text);
+    size_t len;
+    char *bytes = api__token_bytes(vocab, id, &len);
+    if (!bytes)
+        return NULL;
+    json_t *json = api__json_token(bytes, len);
+    *characters = count_characters(bytes, len);
+    free(bytes);
     return json;
 }
 
@@ -127,7 +138,7 @@ static json_t *top_json(const struct api__choice *c, const struct coord_event *e
         json_t *name = token_json(c->vocab, id, &unused);
         const char *text = json_string_value(name);
         if (text && !json_object_get(top, text) &&
-            json_object_setn_new(top, text, json_string_length(name), logprob_json(logprob))) {
+            json_object_setn_new(top, text, json_string_length(name), api__logprob_json(logprob))) {
             json_decref(top);
             top = NULL;
         }
@@ -146,7 +157,8 @@ static bool add_logprobs(struct api__choice *c, const struct coord_event *event,
     json_t *token = token_json(c->vocab, event->token, &characters);
     json_t *l = c->logprobs;
     if (!l || json_array_append_new(json_object_get(l, "tokens"), token) ||
-        json_array_append_new(json_object_get(l, "token_logprobs"), logprob_json(event->logprob)) ||
+        json_array_append_new(json_object_get(l, "token_logprobs"),
+                              api__logprob_json(event->logprob)) ||
         json_array_append_new(json_object_get(l, "top_logprobs"), top_json(c, event)) ||
         json_array_append_new(json_object_get(l, "text_offset"),
                               json_integer((json_int_t)c->offset)))
@@ -163,23 +175,46 @@ static void close_stream(struct api__choice *c, const char *finish)
     c->stream = NULL;
 }
 
+static bool of_content(enum text_place place)
+{
+    return place == TEXT_PLACE_CONTENT || place == TEXT_PLACE_UNDECIDED;
+}
+
+/* Only content has logprobs in a chat. While it is undecided, tokens are taken for content; they
+ * are forgotten where they turn out to be an opening mark. */
+static bool add_chat_logprob(struct api__choice *c, const struct coord_event *event,
+                             enum text_place before, struct api__fault *fault)
+{
+    enum text_place after = text_answer_place(c->answer);
+    if (before == TEXT_PLACE_UNDECIDED && after == TEXT_PLACE_REASONING) {
+        json_decref(c->logprobs);
+        c->logprobs = NULL;
+    }
+    if (before == TEXT_PLACE_HEADER || !of_content(after))
+        return true;
+    if (!c->logprobs)
+        c->logprobs = json_array();
+    return !json_array_append_new(c->logprobs, api__chat_logprob(c, event)) || no_memory(fault);
+}
+
 static bool take_token(struct api__choice *c, const struct coord_event *event,
                        struct api__fault *fault)
 {
     c->n_generated++;
     if (event->eog)
         return true;
-    if (c->top_logprobs >= 0 && !add_logprobs(c, event, fault))
-        return false;
-    const char *text = NULL;
-    size_t len = 0;
-    bool stopped = false;
+    enum text_place before = text_answer_place(c->answer);
+    struct text_news news;
     struct proto_error error;
-    if (text_stream_push(c->text, event->token, &text, &len, &stopped, &error))
+    if (text_answer_push(c->answer, event->token, &news, &error))
         return api__fault_from(fault, &error);
-    if (!add_text(c, text, len, fault))
+    c->n_reasoning += text_answer_place(c->answer) == TEXT_PLACE_REASONING;
+    if (c->top_logprobs >= 0 &&
+        !(c->chat ? add_chat_logprob(c, event, before, fault) : add_logprobs(c, event, fault)))
         return false;
-    if (stopped)
+    if (!add_news(c, &news, fault))
+        return false;
+    if (news.stopped)
         close_stream(c, "stop");
     return true;
 }
@@ -189,12 +224,11 @@ static bool take_done(struct api__choice *c, const struct coord_event *event,
 {
     if (event->finish == COORD_FINISH_CANCELLED)
         return api__fault_stopping(fault);
-    const char *text = NULL;
-    size_t len = 0;
+    struct text_news news;
     struct proto_error error;
-    if (text_stream_finish(c->text, &text, &len, &error))
+    if (text_answer_finish(c->answer, &news, &error))
         return api__fault_from(fault, &error);
-    if (!add_text(c, text, len, fault))
+    if (!add_news(c, &news, fault))
         return false;
     close_stream(c, event->finish == COORD_FINISH_STOP ? "stop" : "length");
     return true;
@@ -218,16 +252,19 @@ bool api__choice_event(struct api__choice *choice, const struct coord_event *eve
 
 bool api__choice_has_news(const struct api__choice *choice)
 {
-    return choice->pending_len > 0 || choice->logprobs || choice->finish;
+    /* Undecided tokens' logprobs wait for their text. */
+    bool undecided = text_answer_place(choice->answer) == TEXT_PLACE_UNDECIDED;
+    return choice->content.len > 0 || choice->reasoning.len > 0 || choice->finish ||
+           (choice->logprobs && !undecided) || (choice->chat && !choice->greeted);
 }
 
 json_t *api__choice_take(struct api__choice *choice)
 {
     json_t *json = json_pack(
         "{s:o, s:i, s:O?, s:s?}", "text",
-        api__json_text(choice->pending ? choice->pending : "", choice->pending_len), "index",
-        (int)choice->index, "logprobs", choice->logprobs, "finish_reason", choice->finish);
-    choice->pending_len = 0;
+        api__json_text(choice->content.text ? choice->content.text : "", choice->content.len),
+        "index", (int)choice->index, "logprobs", choice->logprobs, "finish_reason", choice->finish);
+    choice->content.len = 0;
     json_decref(choice->logprobs);
     choice->logprobs = NULL;
     return json;

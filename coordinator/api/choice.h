@@ -7,26 +7,33 @@
 #define COORDINATOR_API_CHOICE_H
 
 #include "coordinator/api/params.h"
-#include "coordinator/text/stream.h"
+
+struct api__pending {
+    char *text;
+    size_t len, cap;
+};
 
 struct api__choice {
     struct coord_stream *stream; /* NULL once finished */
-    struct text_stream *text;
+    struct text_answer *answer;
     const struct text_vocab *vocab;
     uint32_t index;
-    int top_logprobs; /* -1: none are kept */
-    char *pending;    /* text not taken yet */
-    size_t pending_len, pending_cap;
-    json_t *logprobs;   /* OpenAI's object of four arrays, not taken yet; NULL: nothing */
+    int top_logprobs;                       /* -1: none are kept */
+    bool chat;                              /* logprobs are in a chat's shape */
+    bool greeted;                           /* of a chat's events: the role was sent */
+    struct api__pending content, reasoning; /* text not taken yet */
+    json_t *logprobs;   /* not taken yet; NULL: nothing. Completion: OpenAI's object of four arrays;
+                           chat: an array, of the content's tokens alone */
     uint64_t offset;    /* characters of the tokens so far */
     const char *finish; /* "stop" or "length" once finished */
-    uint64_t n_generated;
+    uint64_t n_generated, n_reasoning; /* the latter are among the former */
 };
 
 /* Submits choice `index` of the request; *choice is zeroed memory and needs finishing either
  * way. */
 bool api__choice_start(struct api__choice *choice, struct coord_engine *engine,
-                       const struct api__params *params, uint32_t index, struct api__fault *fault);
+                       const struct api__params *params, bool chat, uint32_t index,
+                       struct api__fault *fault);
 void api__choice_finish(struct api__choice *choice);
 
 /* Takes an event of the choice's stream in. False when the generation failed. */
@@ -39,5 +46,16 @@ bool api__choice_has_news(const struct api__choice *choice);
 /* What is there to send, as an element of "choices"; it counts as sent then. NULL without
  * memory. */
 json_t *api__choice_take(struct api__choice *choice);
+/* The same of a chat; event: as a part of a streamed answer. */
+json_t *api__chat_choice_take(struct api__choice *choice, bool event);
+
+/* A token's logprob as an element of a chat's logprobs. NULL without memory. */
+json_t *api__chat_logprob(const struct api__choice *choice, const struct coord_event *event);
+
+/* JSON has no infinities; a token that cannot be has OpenAI's -9999. */
+json_t *api__logprob_json(float logprob);
+
+/* The bytes of a token, malloc'ed; *len is their number. NULL without memory. */
+char *api__token_bytes(const struct text_vocab *vocab, int32_t id, size_t *len);
 
 #endif

@@ -1,17 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "coordinator/api/client_http.h"
+#include "coordinator/api/client_events.h"
 #include "coordinator/bench.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* Events come at least every few seconds; logits only when they are computed. */
-#define EVENTS_QUIET_S 60u
+/* Logits come only when they are computed. */
 #define LOGITS_QUIET_S 600u
 #define JSON_QUIET_S   30u
 #define BENCH_QUIET_S  3600u
-/* The longest line of an event stream that is believed. */
-#define MAX_LINE_BYTES ((size_t)1 << 20)
 
 /* Status. */
 
@@ -115,93 +112,7 @@ enum proto_status api_client_status(struct api_client *client, struct coord_stat
     return status;
 }
 
-/* Completions: server-sent events, a line at a time. */
-
-struct events {
-    api_client_text_fn *on_text;
-    void *user;
-    struct api_client_done *done;
-    bool finished; /* [DONE] was seen */
-    char *line;
-    size_t len, cap;
-};
-
-static enum proto_status read_event(struct events *e, const char *text, size_t len,
-                                    struct proto_error *error)
-{
-    if (len == 6 && memcmp(text, "[DONE]", 6) == 0) {
-        e->finished = true;
-        return PROTO_OK;
-    }
-    json_t *json = json_loadb(text, len, JSON_ALLOW_NUL, NULL);
-    if (!json)
-        return api__answer_odd("has an event that is not JSON", error);
-    enum proto_status status = PROTO_OK;
-    const json_t *choice = json_array_get(json_object_get(json, "choices"), 0);
-    const json_t *delta = json_object_get(choice, "text");
-    const char *finish = json_string_value(json_object_get(choice, "finish_reason"));
-    const json_t *usage = json_object_get(json, "usage");
-    if (json_object_get(json, "error"))
-        status = api__answer_error(json, 503, error);
-    else if (json_string_length(delta) > 0 &&
-             !e->on_text(e->user, json_string_value(delta), json_string_length(delta)))
-        status = proto_fail(error, PROTO_CANCELLED, "the generation was ended");
-    if (finish)
-        e->done->finish = strcmp(finish, "stop") == 0 ? COORD_FINISH_STOP : COORD_FINISH_LENGTH;
-    if (json_is_object(usage)) {
-        e->done->n_prompt = number(usage, "prompt_tokens");
-        e->done->n_generated = number(usage, "completion_tokens");
-    }
-    json_decref(json);
-    return status;
-}
-
-static enum proto_status take_line(struct events *e, struct proto_error *error)
-{
-    size_t len = e->len;
-    e->len = 0;
-    if (len < 6 || memcmp(e->line, "data: ", 6) != 0)
-        return PROTO_OK;
-    return read_event(e, e->line + 6, len - 6, error);
-}
-
-static enum proto_status line_add(struct events *e, const char *data, size_t len,
-                                  struct proto_error *error)
-{
-    if (len > MAX_LINE_BYTES - e->len)
-        return api__answer_odd("has an event that is too long", error);
-    if (e->cap - e->len < len) {
-        size_t cap = e->cap > 0 ? e->cap : 1024;
-        while (cap - e->len < len)
-            cap *= 2;
-        char *grown = realloc(e->line, cap);
-        if (!grown)
-            return proto_fail_nomem(error, cap, "an event");
-        e->line = grown;
-        e->cap = cap;
-    }
-    memcpy(e->line + e->len, data, len);
-    e->len += len;
-    return PROTO_OK;
-}
-
-static enum proto_status sink_events(void *user, const char *data, size_t len,
-                                     struct proto_error *error)
-{
-    struct events *e = user;
-    while (len > 0) {
-        const char *end = memchr(data, '\n', len);
-        size_t n = end ? (size_t)(end - data) : len;
-        enum proto_status status = line_add(e, data, n, error);
-        if (!status && end)
-            status = take_line(e, error);
-        if (status)
-            return status;
-        data += n + (end != NULL);
-        len -= n + (end != NULL);
-    }
-    return PROTO_OK;
-}
+/* Completions. */
 
 static json_t *ids_json(const int32_t *ids, size_t n)
 {
@@ -215,18 +126,17 @@ static json_t *ids_json(const int32_t *ids, size_t n)
     return list;
 }
 
-static json_t *completion_body(const struct api_client_completion *request)
+struct text_sink {
+    api_client_text_fn *on_text;
+    void *user;
+};
+
+static bool take_completion(void *user, const json_t *choice)
 {
-    const struct text_sampling *s = &request->sampling;
-    return json_pack(
-        "{s:o, s:I, s:b, s:f, s:i, s:f, s:f, s:f, s:I, s:b, s:{s:b}}", "prompt",
-        request->prompt ? json_stringn(request->prompt, request->prompt_len)
-                        : ids_json(request->ids, request->n_ids),
-        "max_tokens", (json_int_t)request->max_tokens, "ignore_eos", request->ignore_eog,
-        "temperature", s->temperature > 0 ? (double)s->temperature : 0.0, "top_k",
-        s->top_k > 0 ? (int)s->top_k : 0, "top_p", s->top_p < 1 ? (double)s->top_p : 1.0, "min_p",
-        s->min_p > 0 ? (double)s->min_p : 0.0, "repetition_penalty", (double)s->repeat_penalty,
-        "seed", (json_int_t)s->seed, "stream", true, "stream_options", "include_usage", true);
+    const struct text_sink *sink = user;
+    const json_t *text = json_object_get(choice, "text");
+    return json_string_length(text) == 0 ||
+           sink->on_text(sink->user, json_string_value(text), json_string_length(text));
 }
 
 enum proto_status api_client_complete(struct api_client *client,
@@ -234,21 +144,67 @@ enum proto_status api_client_complete(struct api_client *client,
                                       api_client_text_fn *on_text, void *user,
                                       struct api_client_done *done, struct proto_error *error)
 {
-    json_t *body = completion_body(request);
-    if (!body)
+    json_t *prompt = request->prompt ? json_stringn(request->prompt, request->prompt_len)
+                                     : ids_json(request->ids, request->n_ids);
+    json_t *body =
+        prompt ? api__generation_body(request->max_tokens, request->ignore_eog, &request->sampling)
+               : NULL;
+    if (!body || json_object_set(body, "prompt", prompt)) {
+        json_decref(prompt);
+        json_decref(body);
         return proto_fail(error, PROTO_INVALID, "the prompt is not UTF-8");
-    *done = (struct api_client_done){0};
-    struct events events = {.on_text = on_text, .user = user, .done = done};
-    const struct api__exchange exchange = {.path = "/v1/completions",
-                                           .body = body,
-                                           .quiet_s = EVENTS_QUIET_S,
-                                           .sink = sink_events,
-                                           .user = &events};
-    enum proto_status status = api__exchange(client, &exchange, error);
-    if (!status && !events.finished)
-        status = proto_fail(error, PROTO_LOST, "the coordinator ended its answer early");
+    }
+    json_decref(prompt);
+    struct text_sink sink = {on_text, user};
+    const struct api__generation generation = {.path = "/v1/completions",
+                                               .body = body,
+                                               .on_choice = take_completion,
+                                               .user = &sink,
+                                               .done = done};
+    enum proto_status status = api__generate(client, &generation, error);
     json_decref(body);
-    free(events.line);
+    return status;
+}
+
+/* Chats. */
+
+struct chat_sink {
+    api_client_delta_fn *on_delta;
+    void *user;
+};
+
+static bool take_delta(void *user, const json_t *choice)
+{
+    const struct chat_sink *sink = user;
+    const json_t *delta = json_object_get(choice, "delta");
+    const json_t *thought = json_object_get(delta, "reasoning_content");
+    const json_t *text = json_object_get(delta, "content");
+    return (json_string_length(thought) == 0 ||
+            sink->on_delta(sink->user, true, json_string_value(thought),
+                           json_string_length(thought))) &&
+           (json_string_length(text) == 0 ||
+            sink->on_delta(sink->user, false, json_string_value(text), json_string_length(text)));
+}
+
+enum proto_status api_client_chat(struct api_client *client, const struct api_client_chat *request,
+                                  api_client_delta_fn *on_delta, void *user,
+                                  struct api_client_done *done, struct proto_error *error)
+{
+    json_t *body =
+        api__generation_body(request->max_tokens, request->ignore_eog, &request->sampling);
+    if (!body || json_object_set(body, "messages", (json_t *)request->messages)) {
+        json_decref(body);
+        return proto_fail_nomem(error, 0, "a chat");
+    }
+    struct chat_sink sink = {on_delta, user};
+    const struct api__generation generation = {.path = "/v1/chat/completions",
+                                               .body = body,
+                                               .cancel = request->cancel,
+                                               .on_choice = take_delta,
+                                               .user = &sink,
+                                               .done = done};
+    enum proto_status status = api__generate(client, &generation, error);
+    json_decref(body);
     return status;
 }
 

@@ -7,6 +7,9 @@
 #ifndef COORDINATOR_API_CLIENT_H
 #define COORDINATOR_API_CLIENT_H
 
+#include <jansson.h>
+#include <stdatomic.h>
+
 #include "coordinator/engine.h"
 
 #define API_CLIENT_DEFAULT_URL "http://127.0.0.1:8080"
@@ -33,7 +36,7 @@ struct api_client_completion {
     size_t n_ids;
     uint32_t max_tokens;
     bool ignore_eog;
-    struct text_sampling sampling; /* repeat_last_n is the coordinator's default */
+    struct text_sampling sampling;
 };
 
 struct api_client_done {
@@ -48,6 +51,21 @@ enum proto_status api_client_complete(struct api_client *client,
                                       const struct api_client_completion *request,
                                       api_client_text_fn *on_text, void *user,
                                       struct api_client_done *done, struct proto_error *error);
+
+struct api_client_chat {
+    const json_t *messages; /* an array, as /v1/chat/completions takes them; borrowed */
+    uint32_t max_tokens;
+    bool ignore_eog;
+    struct text_sampling sampling; /* as above */
+    const atomic_bool *cancel;     /* once true, the call ends with PROTO_CANCELLED; may be NULL */
+};
+
+/* Text of the answer, or of the thinking before it: whole UTF-8 characters. */
+typedef bool api_client_delta_fn(void *user, bool reasoning, const char *text, size_t len);
+
+enum proto_status api_client_chat(struct api_client *client, const struct api_client_chat *request,
+                                  api_client_delta_fn *on_delta, void *user,
+                                  struct api_client_done *done, struct proto_error *error);
 
 /* One row of logits: n_vocab floats, valid during the call. Rows come in the order of pos. */
 typedef bool api_client_row_fn(void *user, uint64_t pos, const float *row, size_t n_vocab);

@@ -123,12 +123,23 @@ static size_t on_data(char *data, size_t one, size_t len, void *user)
     return t->status ? CURL_WRITEFUNC_ERROR : len;
 }
 
+/* Curl calls this about once a second, and more often while data comes. */
+static int on_progress(void *user, curl_off_t down_total, curl_off_t down, curl_off_t up_total,
+                       curl_off_t up)
+{
+    (void)down_total, (void)down, (void)up_total, (void)up;
+    const struct transfer *t = user;
+    return atomic_load(t->exchange->cancel);
+}
+
 static enum proto_status transfer_failed(const struct transfer *t, CURLcode code,
                                          const char *detail)
 {
     const char *url = t->client->url;
     if (t->status)
         return t->status;
+    if (code == CURLE_ABORTED_BY_CALLBACK)
+        return proto_fail(t->error, PROTO_CANCELLED, "the call to %s was ended", url);
     if (code == CURLE_COULDNT_CONNECT)
         return proto_fail(t->error, PROTO_NOTFOUND,
                           "no coordinator answers at %s; start one with caravan serve", url);
@@ -195,6 +206,11 @@ static void set_up(struct transfer *t, const char *url, const char *body,
     curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, detail);
     curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_data);
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, t);
+    if (t->exchange->cancel) {
+        curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
+        curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
+        curl_easy_setopt(curl, CURLOPT_XFERINFODATA, t);
+    }
     if (body) {
         curl_easy_setopt(curl, CURLOPT_POST, 1L);
         curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)strlen(body));

@@ -4,6 +4,7 @@
 #define COORDINATOR_API_CLIENT_HTTP_H
 
 #include <jansson.h>
+#include <stdatomic.h>
 
 #include "coordinator/api/client.h"
 
@@ -13,7 +14,9 @@ typedef enum proto_status api__sink_fn(void *user, const char *data, size_t len,
 
 struct api__exchange {
     const char *path;
-    json_t *body;     /* POSTed, borrowed; NULL: GET */
+    json_t *body; /* POSTed, borrowed; NULL: GET */
+    const atomic_bool
+        *cancel;      /* ends it with PROTO_CANCELLED once it is true; NULL: nothing does */
     unsigned quiet_s; /* silence after which the coordinator is given up */
     api__sink_fn *sink;
     void *user;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * /v1/completions. All choices are submitted before the first byte of the answer, so what the
- * engine refuses still gets its own HTTP status. Then one loop takes events from the choices in
- * turn; the answer in one piece and the answer as server-sent events differ only in when they take
- * the news out of the choices.
+ * /v1/completions and /v1/chat/completions. All choices are submitted before the first byte of the
+ * answer, so what the engine refuses still gets its own HTTP status. Then one loop takes events
+ * from the choices in turn; the answer in one piece and the answer as server-sent events differ
+ * only in when they take the news out of the choices.
  */
-#include "coordinator/api/choice.h"
+#include "coordinator/api/completions.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -19,13 +19,14 @@
 #define KEEPALIVE_S 5
 
 struct completion {
+    const struct api__form *form;
     struct api_server *server;
     struct MHD_Connection *connection;
     json_t *body; /* params borrow from it */
     struct api__params params;
     struct api__choice *choices;
     size_t n_choices, turn, n_finished;
-    char id[40];
+    char id[48];
     int64_t created;
     /* Of an event stream: */
     char *out; /* events not handed out yet */
@@ -44,27 +45,28 @@ static void completion_destroy(struct completion *c)
     free(c);
 }
 
-static bool make_id(char id[40], struct api__fault *fault)
+static bool make_id(const char *prefix, char id[48], struct api__fault *fault)
 {
     unsigned char random[16];
     if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
         return api__fault_set(fault, 500, NULL, NULL, "no random numbers for an id");
-    int used = snprintf(id, 40, "cmpl-");
+    int used = snprintf(id, 48, "%s", prefix);
     for (size_t i = 0; i < sizeof random; i++)
-        used += snprintf(id + used, 40 - (size_t)used, "%02x", random[i]);
+        used += snprintf(id + used, 48 - (size_t)used, "%02x", random[i]);
     return true;
 }
 
 static bool completion_start(struct completion *c, const struct api__request *r,
-                             struct api__fault *fault)
+                             const struct api__form *form, struct api__fault *fault)
 {
+    c->form = form;
     c->server = r->server;
     c->connection = r->connection;
     c->created = (int64_t)time(NULL);
     struct coord_engine *engine = r->server->engine;
     c->body = api__json_load(r->body, r->len, fault);
-    if (!c->body || !make_id(c->id, fault) ||
-        !api__params_read(&c->params, c->body, r->server->model, coord_engine_vocab(engine), fault))
+    if (!c->body || !make_id(form->id_prefix, c->id, fault) ||
+        !form->read(&c->params, c->body, r->server, fault))
         return false;
     size_t n = c->params.n_prompts * c->params.n;
     c->choices = calloc(n, sizeof *c->choices);
@@ -72,7 +74,7 @@ static bool completion_start(struct completion *c, const struct api__request *r,
         return api__fault_set(fault, 500, NULL, NULL, "out of memory for %zu choices", n);
     while (c->n_choices < n) {
         uint32_t index = (uint32_t)c->n_choices++;
-        if (!api__choice_start(&c->choices[index], engine, &c->params, index, fault))
+        if (!api__choice_start(&c->choices[index], engine, &c->params, form->chat, index, fault))
             return false;
     }
     return true;
@@ -106,21 +108,25 @@ static enum step completion_step(struct completion *c, struct api__fault *fault)
 
 static json_t *usage_json(const struct completion *c)
 {
-    json_int_t prompt = 0, generated = 0;
+    json_int_t prompt = 0, generated = 0, reasoning = 0;
     for (size_t i = 0; i < c->params.n_prompts; i++)
         prompt += (json_int_t)c->params.prompts[i].n_ids;
-    for (size_t i = 0; i < c->n_choices; i++)
+    for (size_t i = 0; i < c->n_choices; i++) {
         generated += (json_int_t)c->choices[i].n_generated;
-    return json_pack("{s:I, s:I, s:I}", "prompt_tokens", prompt, "completion_tokens", generated,
-                     "total_tokens", prompt + generated);
+        reasoning += (json_int_t)c->choices[i].n_reasoning;
+    }
+    json_t *details = c->params.marks ? json_pack("{s:I}", "reasoning_tokens", reasoning) : NULL;
+    return json_pack("{s:I, s:I, s:I, s:o*}", "prompt_tokens", prompt, "completion_tokens",
+                     generated, "total_tokens", prompt + generated, "completion_tokens_details",
+                     details);
 }
 
 /* Takes choices over; usage too, unless NULL. */
 static json_t *completion_json(const struct completion *c, json_t *choices, json_t *usage)
 {
-    json_t *json =
-        json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object", "text_completion", "created",
-                  (json_int_t)c->created, "model", c->server->model, "choices", choices);
+    json_t *json = json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object",
+                             c->params.stream ? c->form->event_object : c->form->object, "created",
+                             (json_int_t)c->created, "model", c->server->model, "choices", choices);
     if (json && usage && json_object_set_new(json, "usage", usage)) {
         json_decref(json);
         return NULL;
@@ -136,7 +142,7 @@ static json_t *all_choices(struct completion *c)
 {
     json_t *choices = json_array();
     for (size_t i = 0; i < c->n_choices; i++) {
-        if (json_array_append_new(choices, api__choice_take(&c->choices[i]))) {
+        if (json_array_append_new(choices, c->form->take(&c->choices[i], false))) {
             json_decref(choices);
             return NULL;
         }
@@ -198,7 +204,7 @@ static bool out_choices(struct completion *c)
             continue;
         bool closing = choice->finish != NULL;
         json_t *usage = c->params.include_usage ? json_null() : NULL;
-        if (!out_event(c, completion_json(c, json_pack("[o]", api__choice_take(choice)), usage)))
+        if (!out_event(c, completion_json(c, json_pack("[o]", c->form->take(choice, true)), usage)))
             return false;
         if (closing)
             choice->finish = NULL;
@@ -297,7 +303,7 @@ static enum MHD_Result answer_events(struct completion *c, struct api__request *
     return api__reply(r, 200, response);
 }
 
-enum MHD_Result api__completions(struct api__request *r)
+enum MHD_Result api__complete(struct api__request *r, const struct api__form *form)
 {
     struct api__fault fault = {0};
     struct completion *c = calloc(1, sizeof *c);
@@ -305,7 +311,7 @@ enum MHD_Result api__completions(struct api__request *r)
         api__fault_set(&fault, 500, NULL, NULL, "out of memory for a completion");
         return api__reply_fault(r, &fault);
     }
-    if (!completion_start(c, r, &fault)) {
+    if (!completion_start(c, r, form, &fault)) {
         completion_destroy(c);
         return api__reply_fault(r, &fault);
     }
@@ -314,4 +320,26 @@ enum MHD_Result api__completions(struct api__request *r)
     enum MHD_Result result = answer_whole(c, r);
     completion_destroy(c);
     return result;
+}
+
+static bool read_completion(struct api__params *params, const json_t *body,
+                            const struct api_server *server, struct api__fault *fault)
+{
+    return api__params_read(params, body, server->model, coord_engine_vocab(server->engine), fault);
+}
+
+static json_t *take_completion(struct api__choice *choice, bool event)
+{
+    (void)event;
+    return api__choice_take(choice);
+}
+
+enum MHD_Result api__completions(struct api__request *r)
+{
+    static const struct api__form form = {.id_prefix = "cmpl-",
+                                          .object = "text_completion",
+                                          .event_object = "text_completion",
+                                          .read = read_completion,
+                                          .take = take_completion};
+    return api__complete(r, &form);
 }

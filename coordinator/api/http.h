@@ -96,6 +96,7 @@ enum MHD_Result api__model(struct api__request *r);
 enum MHD_Result api__metrics(struct api__request *r);
 enum MHD_Result api__status(struct api__request *r);
 enum MHD_Result api__completions(struct api__request *r);
+enum MHD_Result api__chat(struct api__request *r);
 enum MHD_Result api__tokenize(struct api__request *r);
 enum MHD_Result api__detokenize(struct api__request *r);
 enum MHD_Result api__logits(struct api__request *r);

@@ -1,36 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "coordinator/api/params.h"
+#include "coordinator/api/sampling.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #define MAX_STOP_BYTES 1024u
 
 static const char *const fields[] = {
-    "model",
-    "prompt",
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "repeat_penalty",
-    "seed",
-    "n",
-    "stop",
-    "logprobs",
-    "echo",
-    "stream",
-    "stream_options",
-    "ignore_eos",
-    "suffix",
-    "best_of",
-    "logit_bias",
-    "user",
-    "presence_penalty",
-    "frequency_penalty",
+    "model", "prompt", "max_tokens",     API__SAMPLING_FIELDS, "n",      "stop",    "logprobs",
+    "echo",  "stream", "stream_options", "ignore_eos",         "suffix", "best_of", "user",
 };
 
 static bool check_model(const json_t *body, const char *model, struct api__fault *fault)
@@ -54,35 +33,13 @@ static bool check_unsupported(const json_t *body, struct api__fault *fault)
     if (api__json_field(body, "suffix"))
         return api__fault_set(fault, 400, "suffix", "unsupported_parameter",
                               "suffix is not supported: leave it out");
-    const json_t *bias = api__json_field(body, "logit_bias");
-    if (bias && !(json_is_object(bias) && json_object_size(bias) == 0))
-        return api__fault_set(fault, 400, "logit_bias", "unsupported_parameter",
-                              "logit_bias is not supported: leave it out");
-    static const struct {
-        const char *name;
-        double neutral;
-    } neutral_only[] = {{"best_of", 1}, {"presence_penalty", 0}, {"frequency_penalty", 0}};
-    for (size_t i = 0; i < 3; i++) {
-        const char *name = neutral_only[i].name;
-        const json_t *value = api__json_field(body, name);
-        if (value && json_number_value(value) != neutral_only[i].neutral)
-            return api__fault_set(fault, 400, name, "unsupported_parameter",
-                                  "%s is not supported: leave it out or at %g", name,
-                                  neutral_only[i].neutral);
-        if (value && !json_is_number(value))
-            return api__fault_set(fault, 400, name, NULL, "%s is %s, expected a number", name,
-                                  api__json_kind(value));
-    }
-    return true;
-}
-
-static bool read_float(const json_t *body, const char *name, double min, double max, float *out,
-                       struct api__fault *fault)
-{
-    double value = *out;
-    if (!api__json_number(body, name, min, max, &value, fault))
-        return false;
-    *out = (float)value;
+    const json_t *best_of = api__json_field(body, "best_of");
+    if (best_of && !json_is_number(best_of))
+        return api__fault_set(fault, 400, "best_of", NULL, "best_of is %s, expected a number",
+                              api__json_kind(best_of));
+    if (best_of && json_number_value(best_of) != 1)
+        return api__fault_set(fault, 400, "best_of", "unsupported_parameter",
+                              "best_of is not supported: leave it out or at 1");
     return true;
 }
 
@@ -96,37 +53,13 @@ static bool read_u32(const json_t *body, const char *name, json_int_t min, json_
     return true;
 }
 
-static bool read_seed(const json_t *body, uint64_t *seed, struct api__fault *fault)
-{
-    if (!api__json_field(body, "seed")) {
-        if (getrandom(seed, sizeof *seed, 0) != (ssize_t)sizeof *seed)
-            return api__fault_set(fault, 500, NULL, NULL, "no random seed: give one as seed");
-        return true;
-    }
-    json_int_t value = 0;
-    if (!api__json_integer(body, "seed", INT64_MIN, INT64_MAX, &value, fault))
-        return false;
-    *seed = (uint64_t)value;
-    return true;
-}
-
-static bool read_sampling(const json_t *body, struct text_sampling *s, struct api__fault *fault)
+static bool read_sampling(const json_t *body, const struct text_vocab *vocab,
+                          struct text_sampling *s, struct api__fault *fault)
 {
     *s = TEXT_SAMPLING_DEFAULT;
     s->temperature = 1.0f;
     s->top_p = 1.0f;
-    json_int_t top_k = s->top_k;
-    if (!read_float(body, "temperature", 0.0, 100.0, &s->temperature, fault) ||
-        !read_float(body, "top_p", 1e-6, 1.0, &s->top_p, fault) ||
-        !read_float(body, "min_p", 0.0, 1.0, &s->min_p, fault) ||
-        !read_float(body, "repetition_penalty", 0.01, 100.0, &s->repeat_penalty, fault) ||
-        !read_float(body, "repeat_penalty", 0.01, 100.0, &s->repeat_penalty, fault) ||
-        !api__json_integer(body, "top_k", -1, INT32_MAX, &top_k, fault) ||
-        !read_seed(body, &s->seed, fault))
-        return false;
-    s->top_k = (int32_t)top_k;
-    struct proto_error error;
-    return !text_sampling_check(s, &error) || api__fault_from(fault, &error);
+    return api__sampling_read(body, text_vocab_size(vocab), s, fault);
 }
 
 static bool add_stop(struct api__params *p, const json_t *stop, struct api__fault *fault)
@@ -162,22 +95,28 @@ static bool read_stops(struct api__params *p, const json_t *body, struct api__fa
     return true;
 }
 
-static bool read_output(struct api__params *p, const json_t *body, struct api__fault *fault)
+static bool read_completion(struct api__params *p, const json_t *body, struct api__fault *fault)
 {
-    p->n = 1;
     p->max_tokens = 16;
     json_int_t logprobs = -1;
-    if (!read_u32(body, "n", 1, API__MAX_CHOICES, &p->n, fault) ||
-        !read_u32(body, "max_tokens", 1, PROTO_MAX_CONTEXT, &p->max_tokens, fault) ||
+    if (!read_u32(body, "max_tokens", 1, PROTO_MAX_CONTEXT, &p->max_tokens, fault) ||
         !api__json_integer(body, "logprobs", 0, 20, &logprobs, fault) ||
-        !api__json_bool(body, "echo", &p->echo, fault) ||
-        !api__json_bool(body, "stream", &p->stream, fault) ||
-        !api__json_bool(body, "ignore_eos", &p->ignore_eos, fault))
+        !api__json_bool(body, "echo", &p->echo, fault))
         return false;
     p->top_logprobs = (int)logprobs;
     if (p->echo && logprobs >= 0)
         return api__fault_set(fault, 400, "logprobs", "unsupported_parameter",
                               "logprobs together with echo is not supported: leave one out");
+    return true;
+}
+
+static bool read_output(struct api__params *p, const json_t *body, struct api__fault *fault)
+{
+    p->n = 1;
+    if (!read_u32(body, "n", 1, API__MAX_CHOICES, &p->n, fault) ||
+        !api__json_bool(body, "stream", &p->stream, fault) ||
+        !api__json_bool(body, "ignore_eos", &p->ignore_eos, fault))
+        return false;
     const json_t *options = api__json_field(body, "stream_options");
     static const char *const known[] = {"include_usage"};
     if (options && !json_is_object(options))
@@ -239,14 +178,29 @@ static bool read_prompts(struct api__params *p, const json_t *body, const struct
     return true;
 }
 
+bool api__params_read_shared(struct api__params *params, const json_t *body, const char *model,
+                             const struct text_vocab *vocab, struct api__fault *fault)
+{
+    return check_model(body, model, fault) && check_unsupported(body, fault) &&
+           read_output(params, body, fault) &&
+           read_sampling(body, vocab, &params->sampling, fault) && read_stops(params, body, fault);
+}
+
 bool api__params_read(struct api__params *params, const json_t *body, const char *model,
                       const struct text_vocab *vocab, struct api__fault *fault)
 {
     *params = (struct api__params){0};
     return api__json_only(body, fields, sizeof fields / sizeof fields[0], fault) &&
-           check_model(body, model, fault) && check_unsupported(body, fault) &&
-           read_output(params, body, fault) && read_sampling(body, &params->sampling, fault) &&
-           read_stops(params, body, fault) && read_prompts(params, body, vocab, fault);
+           api__params_read_shared(params, body, model, vocab, fault) &&
+           read_completion(params, body, fault) && read_prompts(params, body, vocab, fault);
+}
+
+bool api__params_has(const char *name)
+{
+    size_t i = 0, n = sizeof fields / sizeof fields[0];
+    while (i < n && strcmp(fields[i], name) != 0)
+        i++;
+    return i < n;
 }
 
 void api__params_finish(struct api__params *params)
@@ -254,5 +208,6 @@ void api__params_finish(struct api__params *params)
     for (size_t i = 0; i < params->n_prompts; i++)
         free(params->prompts[i].ids);
     free(params->prompts);
+    api__sampling_finish(&params->sampling);
     *params = (struct api__params){0};
 }

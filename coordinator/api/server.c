@@ -37,6 +37,7 @@ static const struct api__route routes[] = {
     {"/v1/models", GET, false, api__models},
     {"/v1/models/", GET, false, api__model},
     {"/v1/completions", POST, false, api__completions},
+    {"/v1/chat/completions", POST, false, api__chat},
     {"/caravan/v1/status", GET, false, api__status},
     {"/caravan/v1/tokenize", POST, false, api__tokenize},
     {"/caravan/v1/detokenize", POST, false, api__detokenize},

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The HTTP side: OpenAI's completions, model list, health and metrics, and the calls that
+ * The HTTP side: OpenAI's completions and chats, model list, health and metrics, and the calls that
  * Caravan's own commands make to a running cluster. A thread a connection (libmicrohttpd), so a
  * slow client delays nobody.
  */

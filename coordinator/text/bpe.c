@@ -121,8 +121,8 @@ static enum proto_status init_pairs(struct text__pairs *pairs, uint32_t n,
 /* A vocabulary has a few merges a token at most (every way to cut it in two, in some files). */
 #define MAX_MERGES (PROTO_MAX_VOCAB * 4u)
 
-static enum proto_status load_merges(struct text_vocab *v, const struct shard_gguf *gguf,
-                                     const char *path, struct proto_error *error)
+enum proto_status text__bpe_load_merges(struct text_vocab *v, const struct shard_gguf *gguf,
+                                        const char *path, struct proto_error *error)
 {
     struct merges m = {.vocab = v, .path = path};
     m.lines = shard_gguf_find(gguf, "tokenizer.ggml.merges");
@@ -152,7 +152,7 @@ static enum proto_status load_pretoken(struct text_vocab *v, const struct shard_
         return status;
     const struct text__pretoken_rule *rule = text__pretoken_rule_find(name);
     if (!rule) {
-        char known[256];
+        char known[512];
         text__pretoken_rule_names(known, sizeof known);
         int shown = name.len < 60 ? (int)name.len : 60;
         return proto_fail(error, PROTO_UNSUPPORTED,
@@ -170,7 +170,7 @@ enum proto_status text__bpe_load(struct text_vocab *v, const struct shard_gguf *
 {
     enum proto_status status = load_pretoken(v, gguf, path, error);
     if (status == PROTO_OK)
-        status = load_merges(v, gguf, path, error);
+        status = text__bpe_load_merges(v, gguf, path, error);
     if (status == PROTO_OK)
         status = text__map_init(&v->map, v->n, error);
     for (uint32_t i = 0; i < v->n && status == PROTO_OK; i++) {
@@ -190,8 +190,8 @@ void text__bpe_finish(struct text_vocab *v)
     text__pretoken_destroy(v->pretoken);
 }
 
-static void find_pair(const struct text_vocab *v, const char *text, struct text__symbol *symbols,
-                      uint32_t left)
+void text__bpe_pair(const struct text_vocab *v, const char *text, struct text__symbol *symbols,
+                    uint32_t left)
 {
     (void)text;
     struct text__symbol *symbol = &symbols[left];
@@ -222,7 +222,7 @@ static enum proto_status merge_piece(const struct encode *e, const char *piece, 
         symbols[i] = (struct text__symbol){.id = e->vocab->byte_ids[(unsigned char)piece[i]],
                                            .prev = i > 0 ? i - 1 : TEXT__NO_SYMBOL,
                                            .next = i + 1};
-    status = text__merge(e->merger, e->vocab, find_pair, piece, len, error);
+    status = text__merge(e->merger, e->vocab, text__bpe_pair, piece, len, error);
     for (uint32_t i = 0; i < len && status == PROTO_OK; i = symbols[i].next)
         status = symbols[i].id >= 0
                      ? text__ids_push(e->out, symbols[i].id, error)

@@ -16,7 +16,7 @@ struct shard_gguf_string text__token_text(const struct text_vocab *v, int32_t id
 
 bool text__drops_space(const struct text_vocab *v)
 {
-    return v->spm && v->add_space;
+    return v->kind == TEXT__SPM && v->add_space;
 }
 
 size_t text_decode_token(const struct text_vocab *v, int32_t id, bool special, char *out,

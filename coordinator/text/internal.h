@@ -161,31 +161,47 @@ struct text__span {
 
 void text__specials_finish(struct text__specials *specials);
 enum proto_status text__specials_init(struct text_vocab *vocab, struct proto_error *error);
+/* Where control and unknown tokens are looked for: nowhere, or outside the untrusted bytes (in
+ * order, disjoint, none of them empty). */
+struct text__trust {
+    bool any;
+    const struct text_span *untrusted;
+    size_t n_untrusted;
+};
+
 /* The special tokens found in a text, in order and without overlap; malloc'ed, the caller's. */
 enum proto_status text__partition(const struct text_vocab *vocab, const char *text, size_t len,
-                                  bool parse_special, struct text__span **spans, size_t *n,
-                                  struct proto_error *error);
+                                  const struct text__trust *trust, struct text__span **spans,
+                                  size_t *n, struct proto_error *error);
+
+enum text__kind {
+    TEXT__SPM,
+    TEXT__BPE,   /* over bytes */
+    TEXT__GEMMA4 /* BPE over characters, with SPM's spaces and byte tokens */
+};
 
 struct text_vocab {
-    bool spm; /* else byte-level BPE */
+    enum text__kind kind;
     uint32_t n;
     struct text__blob stored; /* as in the file */
     struct text__blob plain;  /* as in a text; control, unknown and unused tokens: empty */
     uint8_t *types;           /* enum text_token_type */
     size_t max_piece;
-    struct text__map map;  /* SPM: stored text of tokens that merges make; BPE: plain text */
+    struct text__map map;  /* stored text of tokens that merges make; BPE: plain text */
     int32_t byte_ids[256]; /* -1: none */
     int32_t bos, eos, unknown;
     int32_t eog[TEXT__MAX_EOG];
     unsigned n_eog;
     bool add_bos;
+    int32_t *suppressed;
+    size_t n_suppressed;
     struct text__specials specials;
 
     uint32_t *ranks; /* SPM: order of scores, the highest score is the lowest rank */
     bool add_space;  /* SPM: a space goes before a text */
-    bool cut_spaces; /* SPM: no token has a space after another character */
+    bool cut_spaces; /* SPM, Gemma 4: no token has a space after another character */
 
-    struct text__pairs pairs; /* BPE */
+    struct text__pairs pairs; /* BPE, Gemma 4 */
     struct text__pretoken *pretoken;
     bool ignore_merges;
 };
@@ -200,6 +216,15 @@ enum proto_status text__spm_encode(const struct text_vocab *vocab, const char *t
 /* Writes the plain text of a normal token, at most as long as the stored one; returns its length.
  */
 size_t text__spm_plain(struct shard_gguf_string stored, char *out);
+/* The text with its spaces as U+2581 and one before it if asked for; malloc'ed, the caller's. */
+enum proto_status text__spm_escape(const char *text, size_t len, bool prefix, char **out,
+                                   size_t *out_len, struct proto_error *error);
+/* Encodes an escaped text by merging its characters as `pair` says. */
+enum proto_status text__spm_merge(const struct text_vocab *vocab, text__pair_fn *pair,
+                                  const char *text, size_t len, struct text__merger *merger,
+                                  struct text__ids *out, struct proto_error *error);
+/* Fills the map of tokens, the byte tokens and cut_spaces. */
+enum proto_status text__spm_index(struct text_vocab *vocab, struct proto_error *error);
 
 /* Byte-level BPE. */
 enum proto_status text__bpe_load(struct text_vocab *vocab, const struct shard_gguf *gguf,
@@ -209,6 +234,20 @@ enum proto_status text__bpe_encode(const struct text_vocab *vocab, const char *t
                                    struct text__merger *merger, struct text__ids *out,
                                    struct proto_error *error);
 size_t text__bpe_plain(struct shard_gguf_string stored, char *out);
+enum proto_status text__bpe_load_merges(struct text_vocab *vocab, const struct shard_gguf *gguf,
+                                        const char *path, struct proto_error *error);
+text__pair_fn text__bpe_pair;
+
+/* Gemma 4. */
+enum proto_status text__gemma4_load(struct text_vocab *vocab, const struct shard_gguf *gguf,
+                                    const char *path, struct proto_error *error);
+enum proto_status text__gemma4_encode(const struct text_vocab *vocab, const char *text, size_t len,
+                                      struct text__merger *merger, struct text__ids *out,
+                                      struct proto_error *error);
+
+/* Reads the tokens that are never to be generated. */
+enum proto_status text__load_suppressed(struct text_vocab *vocab, const struct shard_gguf *gguf,
+                                        const char *path, struct proto_error *error);
 
 /* Decoding: a token's text (empty for an id that is none), and whether the space that was put
  * before a text is dropped again. */

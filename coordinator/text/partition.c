@@ -6,13 +6,16 @@
  * Scanning the text once a token would cost thousands of scans. Instead one scan finds the longest
  * special token at each offset, and a heap gives these candidates in the rule's order: by rank,
  * then by offset. One that meets a taken place is replaced by the longest special token that fits
- * before it; that is shorter, so the order holds. Whatever is taken is at least as long as the
- * candidate, so a candidate overlaps it only if one of the candidate's ends is taken.
+ * before it; that is shorter, so the order holds. Which tokens may stand at an offset (trust)
+ * depends on the offset and their length alone, so the same goes with it. Whatever is taken is at
+ * least as long as the candidate, so a candidate overlaps it only if one of the candidate's ends is
+ * taken.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "coordinator/text/internal.h"
+#include "coordinator/text/template.h"
 
 static struct shard_gguf_string text_of(const struct text_vocab *v, uint32_t rank)
 {
@@ -83,7 +86,7 @@ struct scan {
     const struct text_vocab *vocab;
     const char *text;
     size_t len;
-    bool any;       /* control and unknown tokens too */
+    const struct text__trust *trust;
     uint8_t *taken; /* a bit an offset */
     struct text__heap heap;
     struct text__span *spans;
@@ -107,12 +110,31 @@ static uint32_t lower(const struct text_vocab *v, uint32_t lo, uint32_t hi, size
 
 #define NO_RANK UINT32_MAX
 
+/* How many bytes from `at` on lie before untrusted ones, of `room`. */
+static size_t trusted_room(const struct scan *scan, size_t at, size_t room)
+{
+    const struct text__trust *trust = scan->trust;
+    size_t lo = 0, hi = trust->any ? trust->n_untrusted : 0;
+    while (lo < hi) { /* the first span that ends after `at` */
+        size_t middle = lo + (hi - lo) / 2;
+        if (trust->untrusted[middle].end <= at)
+            lo = middle + 1;
+        else
+            hi = middle;
+    }
+    if (!trust->any || lo == trust->n_untrusted)
+        return trust->any ? room : 0;
+    size_t first = trust->untrusted[lo].first;
+    return first <= at ? 0 : first - at < room ? first - at : room;
+}
+
 /* The rank of the longest special token that the text has at `at`, of at most `room` bytes. */
 static uint32_t longest_at(const struct scan *scan, size_t at, size_t room)
 {
     const struct text_vocab *v = scan->vocab;
     const struct text__specials *s = &v->specials;
     uint32_t best = NO_RANK, lo = 0, hi = s->n;
+    size_t trusted = trusted_room(scan, at, room);
     for (size_t depth = 0; depth < room && lo < hi; depth++) {
         unsigned c = (unsigned char)scan->text[at + depth];
         lo = lower(v, lo, hi, depth, c);
@@ -121,7 +143,7 @@ static uint32_t longest_at(const struct scan *scan, size_t at, size_t room)
         bool found = false;
         for (; lo < hi && text_of(v, s->by_text[lo]).len == depth + 1; lo++) {
             uint32_t rank = s->by_text[lo];
-            bool eligible = scan->any || v->types[s->by_rank[rank]] == TEXT_TOKEN_USER;
+            bool eligible = depth < trusted || v->types[s->by_rank[rank]] == TEXT_TOKEN_USER;
             if (eligible && !found)
                 best = rank;
             found = found || eligible;
@@ -147,7 +169,7 @@ static enum proto_status push_candidate(struct scan *scan, size_t at, size_t roo
 static enum proto_status find_candidates(struct scan *scan, struct proto_error *error)
 {
     const struct text__specials *s = &scan->vocab->specials;
-    const bool *first = scan->any ? s->first_any : s->first_user;
+    const bool *first = scan->trust->any ? s->first_any : s->first_user;
     enum proto_status status = PROTO_OK;
     for (size_t at = 0; at < scan->len && status == PROTO_OK; at++) {
         if (first[(unsigned char)scan->text[at]])
@@ -202,10 +224,10 @@ static int compare_spans(const void *a, const void *b)
 }
 
 enum proto_status text__partition(const struct text_vocab *vocab, const char *text, size_t len,
-                                  bool parse_special, struct text__span **spans, size_t *n,
-                                  struct proto_error *error)
+                                  const struct text__trust *trust, struct text__span **spans,
+                                  size_t *n, struct proto_error *error)
 {
-    struct scan scan = {.vocab = vocab, .text = text, .len = len, .any = parse_special};
+    struct scan scan = {.vocab = vocab, .text = text, .len = len, .trust = trust};
     enum proto_status status = find_candidates(&scan, error);
     if (status == PROTO_OK && scan.heap.n > 0)
         status = take_candidates(&scan, error);

@@ -2,44 +2,14 @@
 /*
  * Cutting text into pieces before byte-level BPE. A pre-tokeniser is a row of patterns: each is
  * applied to every piece that the one before made, and its matches and the gaps between them are
- * the new pieces. A pre-tokeniser more is a row more.
+ * the new pieces. The rows are in pretoken_rules.c.
  */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "coordinator/text/internal.h"
-
-/* White space as Unicode defines it. PCRE2's own \s also takes U+180E, which left that set with
- * Unicode 6.3. Parts of a bracketed class. */
-#define SPACE     "\\t-\\r\\x{85}\\p{Z}"
-#define S         "[" SPACE "]"
-#define NOT_SPACE "[^" SPACE "]"
-
-#define CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-#define UPPER       "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
-#define LOWER       "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
-#define BEFORE_WORD "[^\\r\\n\\p{L}\\p{N}]?"
-#define SPACES      S "*[\\r\\n]+|" S "+(?!" NOT_SPACE ")|" S "+"
-
-static const char *const llama_bpe[] = {CONTRACTION "|" BEFORE_WORD "\\p{L}+|\\p{N}{1,3}| ?[^" SPACE
-                                                    "\\p{L}\\p{N}]+[\\r\\n]*|" SPACES,
-                                        NULL};
-
-static const char *const o200k[] = {BEFORE_WORD UPPER
-                                    "*" LOWER "+" CONTRACTION "?|" BEFORE_WORD UPPER "+" LOWER
-                                    "*" CONTRACTION "?|"
-                                    "\\p{N}{1,3}| ?[^" SPACE "\\p{L}\\p{N}]+[\\r\\n/]*|" SPACES,
-                                    NULL};
-
-static const struct text__pretoken_rule rules[] = {
-    {"llama-bpe", llama_bpe, true, true}, {"llama3", llama_bpe, true, true},
-    {"llama-v3", llama_bpe, true, true},  {"pixtral", llama_bpe, true, true},
-    {"falcon3", llama_bpe, true, true},   {"llama4", o200k, true, false},
-    {"gpt-4o", o200k, true, false},
-};
 
 #define MAX_STAGES 8u
 
@@ -47,23 +17,6 @@ struct text__pretoken {
     pcre2_code *stages[MAX_STAGES];
     unsigned n_stages;
 };
-
-const struct text__pretoken_rule *text__pretoken_rule_find(struct shard_gguf_string name)
-{
-    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
-        if (strlen(rules[i].name) == name.len && memcmp(rules[i].name, name.data, name.len) == 0)
-            return &rules[i];
-    }
-    return NULL;
-}
-
-void text__pretoken_rule_names(char *out, size_t cap)
-{
-    size_t used = 0;
-    out[0] = '\0';
-    for (size_t i = 0; i < sizeof rules / sizeof *rules && used < cap; i++)
-        used += (size_t)snprintf(out + used, cap - used, "%s%s", i ? ", " : "", rules[i].name);
-}
 
 static enum proto_status compile(pcre2_code **out, const char *pattern, struct proto_error *error)
 {

@@ -56,17 +56,9 @@ static bool space_inside(struct shard_gguf_string s)
     return false;
 }
 
-enum proto_status text__spm_load(struct text_vocab *v, const struct shard_gguf *gguf,
-                                 const char *path, struct proto_error *error)
+enum proto_status text__spm_index(struct text_vocab *v, struct proto_error *error)
 {
-    v->add_space = true;
-    enum proto_status status =
-        shard_gguf_bool(gguf, "tokenizer.ggml.add_space_prefix", &v->add_space, error);
-    if (status != PROTO_OK && status != PROTO_NOTFOUND)
-        return status;
-    status = load_scores(v, gguf, path, error);
-    if (status == PROTO_OK)
-        status = text__map_init(&v->map, v->n, error);
+    enum proto_status status = text__map_init(&v->map, v->n, error);
     if (status != PROTO_OK)
         return status;
     v->cut_spaces = true;
@@ -82,6 +74,18 @@ enum proto_status text__spm_load(struct text_vocab *v, const struct shard_gguf *
         }
     }
     return PROTO_OK;
+}
+
+enum proto_status text__spm_load(struct text_vocab *v, const struct shard_gguf *gguf,
+                                 const char *path, struct proto_error *error)
+{
+    v->add_space = true;
+    enum proto_status status =
+        shard_gguf_bool(gguf, "tokenizer.ggml.add_space_prefix", &v->add_space, error);
+    if (status != PROTO_OK && status != PROTO_NOTFOUND)
+        return status;
+    status = load_scores(v, gguf, path, error);
+    return status == PROTO_OK ? text__spm_index(v, error) : status;
 }
 
 size_t text__spm_plain(struct shard_gguf_string stored, char *out)
@@ -125,15 +129,15 @@ static void fill_symbols(const struct text_vocab *v, const char *text, size_t le
     }
 }
 
-static enum proto_status encode_piece(const struct text_vocab *v, const char *text, size_t len,
-                                      struct text__merger *merger, struct text__ids *out,
-                                      struct proto_error *error)
+static enum proto_status merge_piece(const struct text_vocab *v, text__pair_fn *pair,
+                                     const char *text, size_t len, struct text__merger *merger,
+                                     struct text__ids *out, struct proto_error *error)
 {
     enum proto_status status = text__merger_reserve(merger, len, error);
     if (status != PROTO_OK)
         return status;
     fill_symbols(v, text, len, merger->symbols);
-    status = text__merge(merger, v, find_pair, text, len, error);
+    status = text__merge(merger, v, pair, text, len, error);
     for (uint32_t i = 0; i < len && status == PROTO_OK; i = merger->symbols[i].next) {
         const struct text__symbol *symbol = &merger->symbols[i];
         if (symbol->id >= 0)
@@ -157,9 +161,8 @@ static size_t piece_len(const struct text_vocab *v, const char *text, size_t len
     return space ? (size_t)(space - text) : len;
 }
 
-/* The text with its spaces as U+2581; malloc'ed. */
-static enum proto_status escape(const char *text, size_t len, bool prefix, char **out,
-                                size_t *out_len, struct proto_error *error)
+enum proto_status text__spm_escape(const char *text, size_t len, bool prefix, char **out,
+                                   size_t *out_len, struct proto_error *error)
 {
     size_t spaces = prefix;
     for (size_t i = 0; i < len; i++)
@@ -186,20 +189,28 @@ static enum proto_status escape(const char *text, size_t len, bool prefix, char 
     return PROTO_OK;
 }
 
+enum proto_status text__spm_merge(const struct text_vocab *v, text__pair_fn *pair, const char *text,
+                                  size_t len, struct text__merger *merger, struct text__ids *out,
+                                  struct proto_error *error)
+{
+    enum proto_status status = PROTO_OK;
+    for (size_t at = 0; at < len && status == PROTO_OK;) {
+        size_t piece = piece_len(v, text + at, len - at);
+        status = merge_piece(v, pair, text + at, piece, merger, out, error);
+        at += piece;
+    }
+    return status;
+}
+
 enum proto_status text__spm_encode(const struct text_vocab *v, const char *text, size_t len,
                                    bool prefix, struct text__merger *merger, struct text__ids *out,
                                    struct proto_error *error)
 {
     char *escaped = NULL;
     size_t n = 0;
-    enum proto_status status = escape(text, len, prefix, &escaped, &n, error);
-    if (status != PROTO_OK)
-        return status;
-    for (size_t at = 0; at < n && status == PROTO_OK;) {
-        size_t piece = piece_len(v, escaped + at, n - at);
-        status = encode_piece(v, escaped + at, piece, merger, out, error);
-        at += piece;
-    }
+    enum proto_status status = text__spm_escape(text, len, prefix, &escaped, &n, error);
+    if (status == PROTO_OK)
+        status = text__spm_merge(v, find_pair, escaped, n, merger, out, error);
     free(escaped);
     return status;
 }

@@ -30,6 +30,8 @@ static void finish_blob(struct text__blob *blob)
 
 static enum proto_status load_kind(struct load *l)
 {
+    static const char *const kinds[] = {
+        [TEXT__SPM] = "llama", [TEXT__BPE] = "gpt2", [TEXT__GEMMA4] = "gemma4"};
     struct shard_gguf_string model;
     enum proto_status status = shard_gguf_str(l->gguf, "tokenizer.ggml.model", &model, l->error);
     if (status == PROTO_NOTFOUND)
@@ -39,12 +41,15 @@ static enum proto_status load_kind(struct load *l)
                           l->path);
     if (status != PROTO_OK)
         return status;
-    l->vocab->spm = model.len == 5 && memcmp(model.data, "llama", 5) == 0;
-    if (l->vocab->spm || (model.len == 4 && memcmp(model.data, "gpt2", 4) == 0))
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (strlen(kinds[i]) != model.len || memcmp(kinds[i], model.data, model.len) != 0)
+            continue;
+        l->vocab->kind = (enum text__kind)i;
         return PROTO_OK;
+    }
     return proto_fail(l->error, PROTO_UNSUPPORTED,
                       "%s: tokeniser \"%.*s\" (tokenizer.ggml.model) is not supported; supported: "
-                      "llama (SentencePiece), gpt2 (byte-level BPE)",
+                      "llama (SentencePiece), gpt2 (byte-level BPE), gemma4",
                       l->path, model.len < 60 ? (int)model.len : 60, model.data);
 }
 
@@ -127,7 +132,7 @@ static size_t write_plain(const struct text_vocab *v, uint32_t id, char *out)
     struct shard_gguf_string s = text__blob_get(&v->stored, id);
     switch (v->types[id]) {
     case TEXT_TOKEN_NORMAL:
-        return v->spm ? text__spm_plain(s, out) : text__bpe_plain(s, out);
+        return v->kind == TEXT__BPE ? text__bpe_plain(s, out) : text__spm_plain(s, out);
     case TEXT_TOKEN_USER:
         memcpy(out, s.data, s.len);
         return s.len;
@@ -175,6 +180,14 @@ static void add_eog(struct text_vocab *v, int32_t id)
         v->eog[v->n_eog++] = id;
 }
 
+static void remove_eog(struct text_vocab *v, int32_t id)
+{
+    for (unsigned i = 0; i < v->n_eog; i++) {
+        if (v->eog[i] == id)
+            v->eog[i--] = v->eog[--v->n_eog];
+    }
+}
+
 /* Tokens that end a turn or a text by their spelling, whatever the ids of the file say. */
 static const char *const end_spellings[] = {
     "<|eot_id|>",    "<|eom_id|>",      "<|im_end|>",
@@ -182,6 +195,7 @@ static const char *const end_spellings[] = {
     "<end_of_turn>", "<turn|>",         "<|tool_response>",
     "<|endoftext|>", "<|end_of_text|>", "<EOT>",
     "[EOT]",         "[EOS]",           "<｜end▁of▁sentence｜>",
+    "<|eot|>",       "<|eom|>",
 };
 #define N_END_SPELLINGS (sizeof end_spellings / sizeof *end_spellings)
 enum { SPELLED_END = 3, SPELLED_RETURN = 4, SPELLED_CALL = 5 }; /* places in the list */
@@ -200,11 +214,11 @@ static void find_ends(struct text_vocab *v)
                 found[s] = (int32_t)i;
         }
     }
-    /* In the harmony format <|end|> ends a message, and the turn goes on. */
-    if (found[SPELLED_RETURN] >= 0 && found[SPELLED_CALL] >= 0)
-        found[SPELLED_END] = -1;
     for (size_t s = 0; s < N_END_SPELLINGS; s++)
         add_eog(v, found[s]);
+    /* In the harmony format <|end|> ends a message, and the turn goes on. */
+    if (found[SPELLED_RETURN] >= 0 && found[SPELLED_CALL] >= 0)
+        remove_eog(v, found[SPELLED_END]);
 }
 
 /* SentencePiece's usual numbers, for files without the keys. */
@@ -212,7 +226,7 @@ static void default_ids(struct text_vocab *v)
 {
     if (v->n > 0 && v->types[0] == TEXT_TOKEN_UNKNOWN)
         v->unknown = 0;
-    if (!v->spm)
+    if (v->kind != TEXT__SPM)
         return;
     if (v->n > 1 && v->types[1] == TEXT_TOKEN_CONTROL)
         v->bos = 1;
@@ -245,7 +259,20 @@ static enum proto_status load_ids(struct load *l)
     add_eog(v, eom);
     find_ends(v);
     status = shard_gguf_bool(l->gguf, "tokenizer.ggml.add_bos_token", &v->add_bos, l->error);
+    v->add_bos = v->add_bos || v->kind == TEXT__GEMMA4; /* whatever the file says */
     return status == PROTO_NOTFOUND ? PROTO_OK : status;
+}
+
+static enum proto_status load_tables(struct load *l)
+{
+    switch (l->vocab->kind) {
+    case TEXT__SPM:
+        return text__spm_load(l->vocab, l->gguf, l->path, l->error);
+    case TEXT__BPE:
+        return text__bpe_load(l->vocab, l->gguf, l->path, l->error);
+    default:
+        return text__gemma4_load(l->vocab, l->gguf, l->path, l->error);
+    }
 }
 
 static enum proto_status load_all(struct load *l)
@@ -259,10 +286,11 @@ static enum proto_status load_all(struct load *l)
     if (status == PROTO_OK)
         status = make_plain(l);
     if (status == PROTO_OK)
-        status = v->spm ? text__spm_load(v, l->gguf, l->path, l->error)
-                        : text__bpe_load(v, l->gguf, l->path, l->error);
+        status = load_tables(l);
     if (status == PROTO_OK)
         status = load_ids(l);
+    if (status == PROTO_OK)
+        status = text__load_suppressed(v, l->gguf, l->path, l->error);
     return status == PROTO_OK ? text__specials_init(v, l->error) : status;
 }
 
@@ -297,6 +325,7 @@ void text_vocab_destroy(struct text_vocab *v)
     text__specials_finish(&v->specials);
     free(v->types);
     free(v->ranks);
+    free(v->suppressed);
     free(v);
 }
 

@@ -45,6 +45,38 @@ static inline struct vec vec_load_f16(const uint16_t *p)
     return vec_load_f16_n(p, 16);
 }
 
+static inline struct vec vec_set1_f16(const void *p)
+{
+    uint16_t half;
+    memcpy(&half, p, sizeof half);
+    return vec_set1(kern_f16_to_f32(half));
+}
+
+static inline struct vec vec_load_i8(const void *p)
+{
+    struct vec v;
+    for (int i = 0; i < 16; i++)
+        v.lane[i] = (float)((const int8_t *)p)[i];
+    return v;
+}
+
+/* Nibbles less 8. */
+static inline struct vec vec_load_low(const void *p)
+{
+    struct vec v;
+    for (int i = 0; i < 16; i++)
+        v.lane[i] = (float)((((const uint8_t *)p)[i] & 15) - 8);
+    return v;
+}
+
+static inline struct vec vec_load_high(const void *p)
+{
+    struct vec v;
+    for (int i = 0; i < 16; i++)
+        v.lane[i] = (float)((((const uint8_t *)p)[i] >> 4) - 8);
+    return v;
+}
+
 static inline void vec_store_n(float *p, struct vec v, size_t n)
 {
     memcpy(p, v.lane, n * sizeof(float));

@@ -10,98 +10,7 @@
  * Loops over vectors are unrolled no more than twice: a compiler that sees all the additions to a
  * sum gathers the products first and runs out of registers.
  */
-#include "kernels/x86/matmul.h"
-
-/* Rows of activations at once, and halves. */
-#define MAX_ROWS 4
-#define HALVES   2
-
-KERN__INLINE __m256i load(const char *from)
-{
-    return _mm256_loadu_si256((const __m256i *)from);
-}
-
-KERN__INLINE __m256i broadcast(const char *from)
-{
-    return _mm256_set1_epi32(kern__load_lane(from));
-}
-
-KERN__INLINE __m256 broadcast_float(const char *from)
-{
-    float value;
-    memcpy(&value, from, 4);
-    return _mm256_set1_ps(value);
-}
-
-KERN__INLINE __m256 load_halves(const char *from)
-{
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
-}
-
-/* 8 bytes, one a lane. */
-KERN__INLINE __m256i load_u8(const char *from)
-{
-    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from));
-}
-
-KERN__INLINE __m256i load_i8(const char *from)
-{
-    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from));
-}
-
-/* Lanes whose lower 16 bits are a's and whose upper 16 bits are b's lower. */
-KERN__INLINE __m256i pair_lanes(__m256i a, __m256i b)
-{
-    return _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xaa);
-}
-
-KERN__INLINE __m256i low_nibbles(__m256i v)
-{
-    return _mm256_and_si256(v, _mm256_set1_epi8(15));
-}
-
-KERN__INLINE __m256i high_nibbles(__m256i v)
-{
-    return low_nibbles(_mm256_srli_epi16(v, 4));
-}
-
-/* Pairs of 16 bits added into 32. */
-KERN__INLINE __m256i widen(__m256i v)
-{
-    return _mm256_madd_epi16(v, _mm256_set1_epi16(1));
-}
-
-KERN__INLINE void clear(__m256 (*acc)[HALVES], int n)
-{
-    for (int r = 0; r < n; r++)
-        acc[r][0] = acc[r][1] = _mm256_setzero_ps();
-}
-
-KERN__INLINE void clear_sums(__m256i (*s)[HALVES], int n)
-{
-    for (int r = 0; r < n; r++)
-        s[r][0] = s[r][1] = _mm256_setzero_si256();
-}
-
-/* acc += (d * dx) * s; w: a packed block, dx: its scale of row 0. */
-KERN__INLINE void accumulate(__m256 (*acc)[HALVES], const char *w, const char *dx, size_t x_bytes,
-                             __m256i (*s)[HALVES], int n)
-{
-    for (int h = 0; h < HALVES; h++) {
-        __m256 d = load_halves(w + 16 * h);
-        for (int r = 0; r < n; r++) {
-            __m256 scale = _mm256_mul_ps(d, broadcast_float(dx + r * x_bytes));
-            acc[r][h] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(s[r][h]), acc[r][h]);
-        }
-    }
-}
-
-KERN__INLINE void store(float *y, size_t ldy, __m256 (*acc)[HALVES], int n)
-{
-    for (int r = 0; r < n; r++)
-        for (int h = 0; h < HALVES; h++)
-            _mm256_storeu_ps(y + r * ldy + 8 * h, acc[r][h]);
-}
+#include "kernels/x86/lanes_avx2.h"
 
 /* s = 8 vectors by 32 activations a row. The weight's sign goes over to the activation; a pair is
  * at most 2 * 128 * 127 < 2^15. */
@@ -215,24 +124,6 @@ KERN__INLINE void q4_k_products(__m256i (*s)[HALVES], const char *w, const char 
     }
 }
 
-/* m = sum M * (sum of x) over one block; sums: the block's 16 sums of row 0. */
-KERN__INLINE void q4_k_minima(__m256i (*m)[HALVES], const char *w, const char *sums, size_t x_bytes,
-                              int n)
-{
-    clear_sums(m, n);
-#pragma GCC unroll 2
-    for (size_t sub = 0; sub < 8; sub++) {
-        for (int h = 0; h < HALVES; h++) {
-            __m256i min = load_u8(w + KERN__Q4_K_MINS + 16 * sub + 8 * h);
-            min = pair_lanes(min, min);
-            for (int r = 0; r < n; r++) {
-                __m256i sum = broadcast(sums + r * x_bytes + 4 * sub);
-                m[r][h] = _mm256_add_epi32(m[r][h], _mm256_madd_epi16(min, sum));
-            }
-        }
-    }
-}
-
 KERN__INLINE void q4_k_rows(float *y, size_t ldy, const char *w, const char *x, size_t x_bytes,
                             size_t k, int n)
 {
@@ -245,14 +136,8 @@ KERN__INLINE void q4_k_rows(float *y, size_t ldy, const char *w, const char *x, 
         __m256i s[MAX_ROWS][HALVES], m[MAX_ROWS][HALVES];
         q4_k_products(s, w, x + 256 * b, x_bytes, n);
         accumulate(acc, w, dx + 4 * b, x_bytes, s, n);
-        q4_k_minima(m, w, sums + 32 * b, x_bytes, n);
-        for (int h = 0; h < HALVES; h++) {
-            __m256 dmin = load_halves(w + KERN__Q4_K_DMIN + 16 * h);
-            for (int r = 0; r < n; r++) {
-                __m256 scale = _mm256_mul_ps(dmin, broadcast_float(dx + r * x_bytes + 4 * b));
-                acc[r][h] = _mm256_fnmadd_ps(scale, _mm256_cvtepi32_ps(m[r][h]), acc[r][h]);
-            }
-        }
+        minima_of_32(m, w + KERN__Q4_K_MINS, sums + 32 * b, x_bytes, n);
+        take_off(acc, w + KERN__Q4_K_DMIN, dx + 4 * b, x_bytes, m, n);
     }
     store(y, ldy, acc, n);
 }
@@ -296,27 +181,6 @@ KERN__INLINE void q6_k_group(__m256i (*s)[HALVES], const char *ql, const char *q
     }
 }
 
-/* s = -32 * sum S * (sum of x) over one block; sums: the block's 16 sums of row 0. */
-KERN__INLINE void q6_k_offsets(__m256i (*s)[HALVES], const char *w, const char *sums,
-                               size_t x_bytes, int n)
-{
-    clear_sums(s, n);
-#pragma GCC unroll 2
-    for (size_t pair = 0; pair < 8; pair++) {
-        for (int h = 0; h < HALVES; h++) {
-            const char *scales = w + KERN__Q6_K_SCALES + 32 * pair + 8 * h;
-            __m256i lanes = pair_lanes(load_i8(scales), load_i8(scales + 16));
-            for (int r = 0; r < n; r++) {
-                __m256i sum = broadcast(sums + r * x_bytes + 4 * pair);
-                s[r][h] = _mm256_add_epi32(s[r][h], _mm256_madd_epi16(lanes, sum));
-            }
-        }
-    }
-    for (int r = 0; r < n; r++)
-        for (int h = 0; h < HALVES; h++)
-            s[r][h] = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(s[r][h], 5));
-}
-
 KERN__INLINE void q6_k_rows(float *y, size_t ldy, const char *w, const char *x, size_t x_bytes,
                             size_t k, int n)
 {
@@ -327,7 +191,7 @@ KERN__INLINE void q6_k_rows(float *y, size_t ldy, const char *w, const char *x, 
         if (n == 1)
             kern__prefetch(w, KERN__Q6_K_BYTES, 2);
         __m256i s[MAX_ROWS][HALVES];
-        q6_k_offsets(s, w, sums + 32 * b, x_bytes, n);
+        offsets_of_16(s, w + KERN__Q6_K_SCALES, sums + 32 * b, x_bytes, n, 32);
         for (size_t half = 0; half < 2; half++) {
             const char *ql = w + KERN__Q6_K_QL + 1024 * half, *qh = w + KERN__Q6_K_QH + 512 * half;
             const char *scales = w + KERN__Q6_K_SCALES + 128 * half;

@@ -5,59 +5,7 @@
  * activations, no saturation). What makes the weights unsigned is taken off again through the sums
  * that the activations bring along: a lane of two sums multiplies the offset in vpdpwssd.
  */
-#include "kernels/x86/matmul.h"
-
-/* Rows of activations at once, where 32 registers allow it. */
-#define MAX_ROWS 8
-
-KERN__INLINE __m512i load(const char *from)
-{
-    return _mm512_loadu_si512(from);
-}
-
-KERN__INLINE __m512i broadcast(const char *from)
-{
-    return _mm512_set1_epi32(kern__load_lane(from));
-}
-
-KERN__INLINE __m512 broadcast_float(const char *from)
-{
-    float value;
-    memcpy(&value, from, 4);
-    return _mm512_set1_ps(value);
-}
-
-KERN__INLINE __m512 load_halves(const char *from)
-{
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
-}
-
-/* 16 unsigned bytes, one a lane. */
-KERN__INLINE __m512i load_u8(const char *from)
-{
-    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
-}
-
-KERN__INLINE __m512i load_i8(const char *from)
-{
-    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from));
-}
-
-KERN__INLINE __m512i low_nibbles(__m512i v)
-{
-    return _mm512_and_si512(v, _mm512_set1_epi8(15));
-}
-
-KERN__INLINE __m512i high_nibbles(__m512i v)
-{
-    return low_nibbles(_mm512_srli_epi16(v, 4));
-}
-
-/* acc + (d * dx) * s. */
-KERN__INLINE __m512 accumulate(__m512 acc, __m512 d, const char *dx, __m512i s)
-{
-    return _mm512_fmadd_ps(_mm512_mul_ps(d, broadcast_float(dx)), _mm512_cvtepi32_ps(s), acc);
-}
+#include "kernels/x86/lanes_avx512.h"
 
 KERN__INLINE void q8_0_rows(float *y, size_t ldy, const char *w, const char *x, size_t x_bytes,
                             size_t k, int n)
@@ -146,20 +94,6 @@ KERN__INLINE void q4_k_products(__m512i s[MAX_ROWS], const char *w, const char *
     }
 }
 
-/* m = sum M * (sum of x) over one block; sums: the block's 16 sums of row 0, two a minimum. */
-KERN__INLINE void q4_k_minima(__m512i m[MAX_ROWS], const char *w, const char *sums, size_t x_bytes,
-                              int n)
-{
-    for (int r = 0; r < n; r++)
-        m[r] = _mm512_setzero_si512();
-    for (size_t sub = 0; sub < 8; sub++) {
-        __m512i min = load_u8(w + KERN__Q4_K_MINS + 16 * sub);
-        min = _mm512_or_si512(min, _mm512_slli_epi32(min, 16));
-        for (int r = 0; r < n; r++)
-            m[r] = _mm512_dpwssd_epi32(m[r], min, broadcast(sums + r * x_bytes + 4 * sub));
-    }
-}
-
 KERN__INLINE void q4_k_rows(float *y, size_t ldy, const char *w, const char *x, size_t x_bytes,
                             size_t k, int n)
 {
@@ -172,13 +106,12 @@ KERN__INLINE void q4_k_rows(float *y, size_t ldy, const char *w, const char *x, 
             kern__prefetch(w, KERN__Q4_K_BYTES, 2);
         __m512i s[MAX_ROWS], m[MAX_ROWS];
         q4_k_products(s, w, x + 256 * b, x_bytes, n);
-        q4_k_minima(m, w, sums + 32 * b, x_bytes, n);
+        minima_of_32(m, w + KERN__Q4_K_MINS, sums + 32 * b, x_bytes, n);
         __m512 d = load_halves(w), dmin = load_halves(w + KERN__Q4_K_DMIN);
         for (int r = 0; r < n; r++) {
             const char *scale = dx + r * x_bytes + 4 * b;
             acc[r] = accumulate(acc[r], d, scale, s[r]);
-            acc[r] = _mm512_fnmadd_ps(_mm512_mul_ps(dmin, broadcast_float(scale)),
-                                      _mm512_cvtepi32_ps(m[r]), acc[r]);
+            acc[r] = take_off(acc[r], dmin, scale, m[r]);
         }
     }
     for (int r = 0; r < n; r++)
@@ -222,23 +155,6 @@ KERN__INLINE void q6_k_groups(__m512i s[MAX_ROWS], const char *ql, const char *q
     }
 }
 
-/* s = -32 * sum S * (sum of x) over one block; sums: the block's 16 sums of row 0. */
-KERN__INLINE void q6_k_offsets(__m512i s[MAX_ROWS], const char *w, const char *sums, size_t x_bytes,
-                               int n)
-{
-    for (int r = 0; r < n; r++)
-        s[r] = _mm512_setzero_si512();
-    for (size_t pair = 0; pair < 8; pair++) {
-        const char *scales = w + KERN__Q6_K_SCALES + 32 * pair;
-        __m512i lanes = _mm512_mask_blend_epi16(0xaaaaaaaa, load_i8(scales),
-                                                _mm512_slli_epi32(load_i8(scales + 16), 16));
-        for (int r = 0; r < n; r++)
-            s[r] = _mm512_dpwssd_epi32(s[r], lanes, broadcast(sums + r * x_bytes + 4 * pair));
-    }
-    for (int r = 0; r < n; r++)
-        s[r] = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(s[r], 5));
-}
-
 KERN__INLINE void q6_k_rows(float *y, size_t ldy, const char *w, const char *x, size_t x_bytes,
                             size_t k, int n)
 {
@@ -250,7 +166,7 @@ KERN__INLINE void q6_k_rows(float *y, size_t ldy, const char *w, const char *x, 
         if (n == 1)
             kern__prefetch(w, KERN__Q6_K_BYTES, 2);
         __m512i s[MAX_ROWS];
-        q6_k_offsets(s, w, sums + 32 * b, x_bytes, n);
+        offsets_of_16(s, w + KERN__Q6_K_SCALES, sums + 32 * b, x_bytes, n, 32);
         for (size_t half = 0; half < 2; half++) {
             const char *ql = w + KERN__Q6_K_QL + 1024 * half, *qh = w + KERN__Q6_K_QH + 512 * half;
             const char *scales = w + KERN__Q6_K_SCALES + 128 * half;

@@ -47,6 +47,41 @@ static inline struct vec vec_load_f16_n(const uint16_t *p, size_t n)
     return vec_load_f16(whole);
 }
 
+static inline struct vec vec_set1_f16(const void *p)
+{
+    int16_t half;
+    memcpy(&half, p, sizeof half);
+    __m256 v = _mm256_cvtph_ps(_mm_set1_epi16(half));
+    return (struct vec){v, v};
+}
+
+static inline struct vec vec_of_i8(__m128i q)
+{
+    return (struct vec){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)),
+                        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8)))};
+}
+
+static inline struct vec vec_load_i8(const void *p)
+{
+    return vec_of_i8(_mm_loadu_si128(p));
+}
+
+/* Nibbles less 8. */
+static inline struct vec vec_of_nibbles(__m128i q)
+{
+    return vec_of_i8(_mm_sub_epi8(_mm_and_si128(q, _mm_set1_epi8(15)), _mm_set1_epi8(8)));
+}
+
+static inline struct vec vec_load_low(const void *p)
+{
+    return vec_of_nibbles(_mm_loadu_si128(p));
+}
+
+static inline struct vec vec_load_high(const void *p)
+{
+    return vec_of_nibbles(_mm_srli_epi16(_mm_loadu_si128(p), 4));
+}
+
 static inline void vec_store(float *p, struct vec v)
 {
     _mm256_storeu_ps(p, v.lo);

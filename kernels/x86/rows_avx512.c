@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The row functions with one 512-bit register a vector. */
 #include <immintrin.h>
+#include <string.h>
 
 #include "kernels/table.h"
 
@@ -38,6 +39,36 @@ static inline struct vec vec_load_f16(const uint16_t *p)
 static inline struct vec vec_load_f16_n(const uint16_t *p, size_t n)
 {
     return (struct vec){_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_mask(n), p))};
+}
+
+static inline struct vec vec_set1_f16(const void *p)
+{
+    int16_t half;
+    memcpy(&half, p, sizeof half);
+    return (struct vec){_mm512_cvtph_ps(_mm256_set1_epi16(half))};
+}
+
+static inline struct vec vec_load_i8(const void *p)
+{
+    __m128i q = _mm_loadu_si128(p);
+    return (struct vec){_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q))};
+}
+
+/* Nibbles less 8. */
+static inline struct vec vec_of_nibbles(__m128i q)
+{
+    q = _mm_sub_epi8(_mm_and_si128(q, _mm_set1_epi8(15)), _mm_set1_epi8(8));
+    return (struct vec){_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q))};
+}
+
+static inline struct vec vec_load_low(const void *p)
+{
+    return vec_of_nibbles(_mm_loadu_si128(p));
+}
+
+static inline struct vec vec_load_high(const void *p)
+{
+    return vec_of_nibbles(_mm_srli_epi16(_mm_loadu_si128(p), 4));
 }
 
 static inline void vec_store(float *p, struct vec v)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/api/fake_engine.h"
+#include "tests/api/fake_vocab.h"
 
 #include <limits.h>
 #include <pthread.h>
@@ -7,19 +8,20 @@
 #include <string.h>
 #include <time.h>
 
-#include "shard/gguf_writer.h"
-
-#define N_BYTES   256
-#define N_WORDS   16
-#define N_VOCAB   (3 + N_BYTES + N_WORDS)
+#define N_VOCAB   FAKE_N_VOCAB
 #define MAX_SEEDS 1024
-#define EOS       2
+#define MAX_SAID  1024
+#define EOS       FAKE_EOS
 
 struct coord_engine {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct text_vocab *vocab;
+    struct text_chat *chat;
     struct shard_model model;
+    int32_t said[MAX_SAID]; /* what streams write, again and again; an end token is last */
+    size_t n_said;
+    char *prompt; /* text of the last request's ids */
     enum proto_status refuse, fail;
     unsigned fail_after, stall_after;
     bool ready;
@@ -36,70 +38,9 @@ struct coord_stream {
     bool over;
 };
 
-static const char *const words[N_WORDS] = {"\xe2\x96\x81hello",
-                                           "\xe2\x96\x81wor",
-                                           "ld",
-                                           "!",
-                                           "\xe2\x96\x81",
-                                           "h",
-                                           "e",
-                                           "l",
-                                           "o",
-                                           "w",
-                                           "r",
-                                           "d",
-                                           "\xe2\x96\x81h",
-                                           "\xe2\x96\x81he",
-                                           "\xe2\x96\x81hel",
-                                           "\xe2\x96\x81hell"};
 static const int32_t canned[] = {
     FAKE_HELLO, FAKE_HELLO + 1, FAKE_HELLO + 2, FAKE_HELLO + 3, 3 + 0xc3, 3 + 0xa9, EOS};
 #define N_CANNED (sizeof canned / sizeof canned[0])
-
-static struct shard_gguf_writer *write_vocab(void)
-{
-    static char bytes[N_BYTES][8];
-    const char *tokens[N_VOCAB] = {"<unk>", "<s>", "</s>"};
-    float scores[N_VOCAB] = {0};
-    int32_t types[N_VOCAB] = {TEXT_TOKEN_UNKNOWN, TEXT_TOKEN_CONTROL, TEXT_TOKEN_CONTROL};
-    for (int i = 0; i < N_BYTES; i++) {
-        snprintf(bytes[i], sizeof bytes[i], "<0x%02X>", i);
-        tokens[3 + i] = bytes[i];
-        types[3 + i] = TEXT_TOKEN_BYTE;
-    }
-    for (int i = 0; i < N_WORDS; i++) {
-        tokens[3 + N_BYTES + i] = words[i];
-        scores[3 + N_BYTES + i] = -(float)i;
-        types[3 + N_BYTES + i] = TEXT_TOKEN_NORMAL;
-    }
-    struct shard_gguf_writer *w = shard_gguf_writer_create();
-    shard_gguf_writer_str(w, "general.architecture", "llama");
-    shard_gguf_writer_str(w, "tokenizer.ggml.model", "llama");
-    shard_gguf_writer_strs(w, "tokenizer.ggml.tokens", tokens, N_VOCAB);
-    shard_gguf_writer_f32s(w, "tokenizer.ggml.scores", scores, N_VOCAB);
-    shard_gguf_writer_i32s(w, "tokenizer.ggml.token_type", types, N_VOCAB);
-    shard_gguf_writer_u32(w, "tokenizer.ggml.bos_token_id", 1);
-    shard_gguf_writer_u32(w, "tokenizer.ggml.eos_token_id", EOS);
-    return w;
-}
-
-static struct text_vocab *make_vocab(void)
-{
-    struct proto_error error = {0};
-    struct text_vocab *vocab = NULL;
-    struct shard_gguf *gguf = NULL;
-    void *bytes = NULL;
-    size_t len = 0;
-    struct shard_gguf_writer *w = write_vocab();
-    if (shard_gguf_writer_header(w, &bytes, &len, &error) ||
-        shard_gguf_parse(&gguf, bytes, len, "fake", &error) ||
-        text_vocab_create(&vocab, gguf, &error))
-        fprintf(stderr, "fake vocabulary: %s\n", error.text);
-    shard_gguf_close(gguf);
-    shard_gguf_writer_destroy(w);
-    free(bytes);
-    return vocab;
-}
 
 struct coord_engine *fake_engine_create(void)
 {
@@ -110,14 +51,15 @@ struct coord_engine *fake_engine_create(void)
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->changed, &attr);
     pthread_condattr_destroy(&attr);
-    e->vocab = make_vocab();
     e->ready = true;
     e->stall_after = UINT_MAX;
     snprintf(e->model.name, sizeof e->model.name, FAKE_MODEL);
     e->model.n_vocab = N_VOCAB;
     e->model.n_ctx = 4096;
     e->model.output = -1; /* no tensors */
-    if (e->vocab)
+    memcpy(e->said, canned, sizeof canned);
+    e->n_said = N_CANNED;
+    if (fake_engine_set_template(e, NULL))
         return e;
     coord_engine_destroy(e);
     return NULL;
@@ -127,7 +69,9 @@ void coord_engine_destroy(struct coord_engine *e)
 {
     if (!e)
         return;
+    text_chat_destroy(e->chat);
     text_vocab_destroy(e->vocab);
+    free(e->prompt);
     pthread_mutex_destroy(&e->lock);
     pthread_cond_destroy(&e->changed);
     free(e);
@@ -226,6 +170,11 @@ const struct text_vocab *coord_engine_vocab(const struct coord_engine *e)
     return e->vocab;
 }
 
+const struct text_chat *coord_engine_chat(const struct coord_engine *e)
+{
+    return e->chat;
+}
+
 const struct shard_model *coord_engine_model(const struct coord_engine *e)
 {
     return &e->model;
@@ -248,6 +197,53 @@ enum proto_status coord_engine_read_bandwidth(struct coord_engine *e, double *by
     return e->ready ? PROTO_OK : proto_fail(error, PROTO_LOST, "the model is not loaded");
 }
 
+static void keep_prompt(struct coord_engine *e, const struct coord_request *request)
+{
+    struct proto_error error;
+    size_t len;
+    free(e->prompt);
+    e->prompt = NULL;
+    text_decode(e->vocab, request->ids, request->n_ids, true, &e->prompt, &len, &error);
+}
+
+const char *fake_engine_prompt(struct coord_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    const char *prompt = e->prompt ? e->prompt : "";
+    pthread_mutex_unlock(&e->lock);
+    return prompt;
+}
+
+bool fake_engine_set_template(struct coord_engine *e, const char *source)
+{
+    struct proto_error error = {0};
+    fake_engine_wait_idle(e);
+    text_chat_destroy(e->chat);
+    text_vocab_destroy(e->vocab);
+    e->chat = NULL;
+    e->vocab = NULL;
+    if (!fake_vocab_create(&e->vocab, &e->chat, source, &error))
+        return true;
+    fprintf(stderr, "fake vocabulary: %s\n", error.text);
+    return false;
+}
+
+void fake_engine_say(struct coord_engine *e, const char *text)
+{
+    fake_engine_wait_idle(e);
+    e->n_said = 0;
+    while (text && *text && e->n_said < MAX_SAID - 1) {
+        size_t len;
+        e->said[e->n_said++] = fake_vocab_next(text, &len);
+        text += len;
+    }
+    e->said[e->n_said++] = EOS;
+    if (text)
+        return;
+    memcpy(e->said, canned, sizeof canned);
+    e->n_said = N_CANNED;
+}
+
 enum proto_status coord_engine_submit(struct coord_engine *e, const struct coord_request *request,
                                       struct coord_stream **out, struct proto_error *error)
 {
@@ -257,6 +253,7 @@ enum proto_status coord_engine_submit(struct coord_engine *e, const struct coord
         e->seeds[e->submitted++ % MAX_SEEDS] = request->sampling.seed;
         e->request = *request;
         e->request.ids = NULL;
+        keep_prompt(e, request);
     }
     pthread_cond_broadcast(&e->changed);
     pthread_mutex_unlock(&e->lock);
@@ -283,8 +280,9 @@ static void done(struct coord_stream *s, struct coord_event *event, enum coord_f
 
 static void next_token(struct coord_stream *s, struct coord_event *event)
 {
-    size_t previous = (s->step + N_CANNED - 1) % N_CANNED;
-    if (s->sent > 0 && canned[previous] == EOS && !s->request.ignore_eog) {
+    const struct coord_engine *e = s->engine;
+    size_t previous = (s->step + e->n_said - 1) % e->n_said;
+    if (s->sent > 0 && e->said[previous] == EOS && !s->request.ignore_eog) {
         done(s, event, COORD_FINISH_STOP);
         return;
     }
@@ -293,14 +291,14 @@ static void next_token(struct coord_stream *s, struct coord_event *event)
         return;
     }
     event->kind = COORD_EVENT_TOKEN;
-    event->token = canned[s->step % N_CANNED];
+    event->token = e->said[s->step % e->n_said];
     event->eog = event->token == EOS;
     event->logprob = FAKE_LOGPROB;
     event->n_top = s->request.top_logprobs;
     for (uint32_t i = 0; i < event->n_top; i++)
         event->top[i] =
-            (struct text_candidate){3 + N_BYTES + (int32_t)(i % N_WORDS), -1.0f - (float)i};
-    s->step = (s->step + 1) % N_CANNED;
+            (struct text_candidate){FAKE_HELLO + (int32_t)(i % FAKE_N_WORDS), -1.0f - (float)i};
+    s->step = (s->step + 1) % e->n_said;
     s->sent++;
 }
 

@@ -9,11 +9,11 @@
 #define TESTS_API_FAKE_ENGINE_H
 
 #include "coordinator/engine.h"
+#include "tests/api/fake_vocab.h"
 
 #define FAKE_TEXT     " hello world!\xc3\xa9"
 #define FAKE_TEXT_ODD " world!\xc3\xa9"
 #define FAKE_TOKENS   6u /* before the end token */
-#define FAKE_HELLO    259
 #define FAKE_LOGPROB  (-0.5f)
 #define FAKE_MODEL    "fake"
 
@@ -30,6 +30,17 @@ void fake_engine_fail_after(struct coord_engine *engine, unsigned n, enum proto_
 void fake_engine_stall_after(struct coord_engine *engine, unsigned n);
 
 void fake_engine_set_ready(struct coord_engine *engine, bool ready);
+
+/* The model's chat template; NULL: none, as at first. False if it could not be set. Waits until
+ * no request runs, as the next does too. */
+bool fake_engine_set_template(struct coord_engine *engine, const char *source);
+
+/* Streams write this text, a byte or a control token at a time, and an end token; NULL: what they
+ * wrote at first. */
+void fake_engine_say(struct coord_engine *engine, const char *text);
+
+/* The text of the last request's ids, control tokens spelled out. */
+const char *fake_engine_prompt(struct coord_engine *engine);
 
 /* Streams submitted so far, and the seed of the i-th. */
 unsigned fake_engine_streams(struct coord_engine *engine);

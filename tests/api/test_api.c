@@ -72,8 +72,8 @@ static void test_fields(void)
     } cases[] = {
         {"\"suffix\": \"y\"", "suffix", "unsupported_parameter"},
         {"\"best_of\": 2", "best_of", "unsupported_parameter"},
-        {"\"logit_bias\": {\"5\": 1}", "logit_bias", "unsupported_parameter"},
-        {"\"presence_penalty\": 0.5", "presence_penalty", "unsupported_parameter"},
+        {"\"logit_bias\": {\"99999\": 1}", "logit_bias", NULL},
+        {"\"presence_penalty\": 2.5", "presence_penalty", NULL},
         {"\"frequency_penalty\": false", "frequency_penalty", NULL},
         {"\"temprature\": 1", "temprature", "unknown_parameter"},
         {"\"max_tokens\": \"5\"", "max_tokens", NULL},

@@ -84,6 +84,10 @@ static void test_complete(void)
     struct api_client_completion request = request_of("hello");
     request.sampling.seed = 6;
     request.sampling.temperature = 0.3f;
+    request.sampling.frequency_penalty = 0.5f;
+    request.sampling.repeat_last_n = 9;
+    request.sampling.biases = &(struct text_bias){4, 2};
+    request.sampling.n_biases = 1;
     struct heard heard = {0};
     struct api_client_done done;
     struct proto_error error;
@@ -98,6 +102,8 @@ static void test_complete(void)
     CU_ASSERT_EQUAL(s.top_p, request.sampling.top_p);
     CU_ASSERT_EQUAL(s.min_p, request.sampling.min_p);
     CU_ASSERT_EQUAL(s.seed, 6);
+    CU_ASSERT(s.n_biases == 1 && s.frequency_penalty == 0.5f && s.top_n_sigma == -1);
+    CU_ASSERT(s.n_steps == TEXT_N_STEPS && s.repeat_last_n == 9 && s.dry_last_n == -1);
     const int32_t ids[] = {1, FAKE_HELLO, 5};
     request = (struct api_client_completion){
         .ids = ids, .n_ids = 3, .max_tokens = 2, .sampling = TEXT_SAMPLING_DEFAULT};

@@ -165,6 +165,60 @@ static void test_sampling(void)
     CU_ASSERT_EQUAL(s.top_k, TEXT_SAMPLING_DEFAULT.top_k);
 }
 
+static void test_all_sampling(void)
+{
+    json_decref(post("{\"prompt\": \"x\", \"frequency_penalty\": 0.5, \"presence_penalty\": -0.25,"
+                     "\"repeat_last_n\": 5, \"typical_p\": 0.5, \"top_n_sigma\": 1.5,"
+                     "\"xtc_probability\": 0.25, \"xtc_threshold\": 0.125, \"dry_multiplier\": 0.5,"
+                     "\"dry_base\": 2, \"dry_allowed_length\": 3, \"dry_penalty_last_n\": 9,"
+                     "\"dry_sequence_breakers\": [\"x\"], \"dynatemp_range\": 0.5,"
+                     "\"dynatemp_exponent\": 2, \"samplers\": [\"temperature\", \"dry\"],"
+                     "\"logit_bias\": {\"5\": -100, \"7\": 1.5}}",
+                     200));
+    struct text_sampling s = fake_engine_request(engine).sampling;
+    CU_ASSERT(s.frequency_penalty == 0.5f && s.presence_penalty == -0.25f);
+    CU_ASSERT(s.repeat_last_n == 5 && s.typical == 0.5f && s.top_n_sigma == 1.5f);
+    CU_ASSERT(s.xtc_probability == 0.25f && s.xtc_threshold == 0.125f);
+    CU_ASSERT(s.dry_multiplier == 0.5f && s.dry_base == 2 && s.dry_allowed_length == 3);
+    CU_ASSERT(s.dry_last_n == 9 && s.n_dry_breakers == 1 && s.n_biases == 2);
+    CU_ASSERT(s.dynatemp_range == 0.5f && s.dynatemp_exponent == 2);
+    CU_ASSERT(s.n_steps == 2 && s.steps[0] == TEXT_STEP_TEMPERATURE && s.steps[1] == TEXT_STEP_DRY);
+    json_decref(post("{\"prompt\": \"x\", \"mirostat\": 2, \"mirostat_tau\": 4,"
+                     "\"mirostat_eta\": 0.5}",
+                     200));
+    s = fake_engine_request(engine).sampling;
+    CU_ASSERT(s.mirostat == 2 && s.mirostat_tau == 4 && s.mirostat_eta == 0.5f);
+}
+
+static void test_bad_sampling(void)
+{
+    static const char *const bad[] = {
+        "\"logit_bias\": {\"9999\": 1}",
+        "\"logit_bias\": {\"-1\": 1}",
+        "\"logit_bias\": {\"x\": 1}",
+        "\"logit_bias\": {\"5\": 101}",
+        "\"logit_bias\": {\"5\": \"1\"}",
+        "\"logit_bias\": [5]",
+        "\"frequency_penalty\": 2.5",
+        "\"presence_penalty\": \"1\"",
+        "\"typical\": 0",
+        "\"mirostat\": 1",
+        "\"mirostat\": 2, \"top_k\": 5",
+        "\"mirostat\": 2, \"temperature\": 0",
+        "\"samplers\": \"top_q\"",
+        "\"samplers\": [\"top_k\", 3]",
+        "\"samplers\": {}",
+        "\"dry_sequence_breakers\": \"x\"",
+        "\"dry_sequence_breakers\": [\"\"]",
+        "\"dynatemp_range\": 1, \"temperature\": 0",
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char body[256];
+        snprintf(body, sizeof body, "{\"prompt\": \"x\", %s}", bad[i]);
+        json_decref(post(body, 400));
+    }
+}
+
 static void test_logprobs(void)
 {
     json_t *json = post("{\"prompt\": \"x\", \"logprobs\": 2, \"seed\": 0}", 200);
@@ -373,6 +427,8 @@ int main(void)
     CU_add_test(suite, "echo", test_echo);
     CU_add_test(suite, "choices", test_choices);
     CU_add_test(suite, "sampling", test_sampling);
+    CU_add_test(suite, "all of sampling", test_all_sampling);
+    CU_add_test(suite, "bad sampling", test_bad_sampling);
     CU_add_test(suite, "logprobs", test_logprobs);
     CU_add_test(suite, "stream", test_stream);
     CU_add_test(suite, "failures", test_failures);

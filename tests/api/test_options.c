@@ -74,6 +74,17 @@ static void test_good(void)
     CU_ASSERT_EQUAL(cli.ctx, 5);
     CU_ASSERT_TRUE(cli.local_workers_given);
     CU_ASSERT_EQUAL(said[0], '\0');
+    CU_ASSERT_EQUAL(parse("--logit-bias 5=-2.5 --logit-bias 6=+1 --logit-bias 7=-inf "
+                          "--samplers top_k;temperature --dry-sequence-breaker x "
+                          "--frequency-penalty -0.5 --repeat-last-n 3"),
+                    -1);
+    const struct text_sampling *s = &cli.sampling;
+    CU_ASSERT_FATAL(s->n_biases == 3 && s->n_dry_breakers == 1);
+    CU_ASSERT(s->biases[0].id == 5 && s->biases[0].bias == -2.5f && s->biases[1].bias == 1);
+    CU_ASSERT(s->biases[2].bias == -INFINITY);
+    CU_ASSERT(s->n_steps == 2 && s->steps[1] == TEXT_STEP_TEMPERATURE);
+    CU_ASSERT_STRING_EQUAL(s->dry_breakers[0], "x");
+    CU_ASSERT(s->frequency_penalty == -0.5f && s->repeat_last_n == 3);
     proto_log_set_level(PROTO_LOG_WARN);
 }
 
@@ -93,13 +104,19 @@ static void test_bad(void)
         {"--threads 1e1", "--threads 1e1: expected"},
         {"--threads -1", "--threads -1: expected"},
         {"--ctx 99999999999999999999", "--ctx 99999999999999999999: expected"},
-        {"--kv q8", "--kv q8: expected f32 or f16"},
+        {"--kv q8", "--kv q8: expected f32, f16, q8_0 or q4_0"},
         {"--temp nan", "--temp nan: expected a number from 0 to 100"},
         {"--temp -0.5", "--temp -0.5: expected"},
         {"--top-p 0", "--top-p 0: expected"},
         {"--top-p 1.5", "--top-p 1.5: expected"},
         {"--seed -1", "--seed -1: expected"},
         {"--seed 18446744073709551616", "--seed 18446744073709551616: expected"},
+        {"--samplers top_k;x", "--samplers top_k;x: samplers has \"x\""},
+        {"--logit-bias 5", "--logit-bias 5: expected a token's id"},
+        {"--logit-bias 5=x", "--logit-bias 5=x: expected"},
+        {"--logit-bias -5=1", "--logit-bias -5=1: expected"},
+        {"--mirostat 2 --xtc-probability 0.5", "xtc_probability is 0.5, but mirostat"},
+        {"--mirostat 1", "mirostat is 1"},
         {"--deadline inf", "--deadline inf: expected"},
         {"a b", "unexpected argument 'b'"},
     };

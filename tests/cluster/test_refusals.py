@@ -225,11 +225,6 @@ def test_ctx_beyond_model(case):
     assert "70000" in line and "65536" in line, line
 
 
-def test_no_prompt(case):
-    result = case.caravan("run", "-m", case.world.small())
-    result.fails_with("--prompt")
-
-
 def test_ids_out_of_range(case):
     out = case.dir / "logits"
     def evaluate(ids):

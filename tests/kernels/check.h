@@ -28,6 +28,14 @@ void *check_alloc(size_t bytes);
 float check_value(enum kern_type type, const uint8_t *row, size_t e);
 float check_product(enum kern_type type, const uint8_t *row, const void *record, size_t k);
 
+/* Value e of a block of an IQ type is d * factor * (2 * scale + 1) * w; the half d of IQ1_M. */
+struct check_iq {
+    int scale, w;
+    float factor;
+};
+struct check_iq check_iq_value(enum kern_type type, const uint8_t *block, size_t e);
+uint16_t check_iq1_m_scale(const uint8_t *block);
+
 /* Prints speeds of a table's kernel for a type, in one thread. */
 void check_bench(const struct kern_table *table, const struct kern_type_info *info);
 

@@ -72,10 +72,80 @@ static void fill_bytes(uint8_t *to, size_t n, enum check_pattern pattern)
         to[i] = pattern == CHECK_RANDOM ? (uint8_t)check_random() : one;
 }
 
+/* The half of IQ1_M lies in the top nibbles of four words. */
+static void put_f16_nibbles(uint8_t *words, enum check_pattern pattern)
+{
+    uint16_t bits = random_f16(pattern);
+    for (size_t i = 0; i < 4; i++)
+        words[2 * i + 1] = (uint8_t)((words[2 * i + 1] & 15) | (bits >> 4 * i & 15) << 4);
+}
+
 static void put_f16(uint8_t *to, enum check_pattern pattern)
 {
     uint16_t bits = random_f16(pattern);
     memcpy(to, &bits, 2);
+}
+
+/* Where the f16 scales of a block lie; UINT32_MAX: there is none. */
+static const struct {
+    enum kern_type type;
+    uint32_t at[2];
+} halves[] = {
+    {KERN_Q4_0, {0, UINT32_MAX}},
+    {KERN_Q4_1, {0, 2}},
+    {KERN_Q5_0, {0, UINT32_MAX}},
+    {KERN_Q5_1, {0, 2}},
+    {KERN_Q8_0, {0, UINT32_MAX}},
+    {KERN_Q2_K, {80, 82}},
+    {KERN_Q3_K, {108, UINT32_MAX}},
+    {KERN_Q4_K, {0, 2}},
+    {KERN_Q5_K, {0, 2}},
+    {KERN_Q6_K, {208, UINT32_MAX}},
+    {KERN_IQ4_NL, {0, UINT32_MAX}},
+    {KERN_IQ4_XS, {0, UINT32_MAX}},
+    {KERN_IQ1_S, {0, UINT32_MAX}},
+    {KERN_IQ2_XXS, {0, UINT32_MAX}},
+    {KERN_IQ2_XS, {0, UINT32_MAX}},
+    {KERN_IQ2_S, {0, UINT32_MAX}},
+    {KERN_IQ3_XXS, {0, UINT32_MAX}},
+    {KERN_IQ3_S, {0, UINT32_MAX}},
+};
+
+static void put_halves(enum kern_type type, uint8_t *block, enum check_pattern pattern)
+{
+    for (size_t i = 0; i < sizeof halves / sizeof halves[0]; i++)
+        for (size_t j = 0; j < 2; j++)
+            if (halves[i].type == type && halves[i].at[j] != UINT32_MAX)
+                put_f16(block + halves[i].at[j], pattern);
+}
+
+/* Exponent of an MXFP4 block. */
+static uint8_t random_exponent(enum check_pattern pattern)
+{
+    static const uint8_t extremes[] = {0, 1, 2, 3, 127, 128, 172, 255};
+    if (pattern == CHECK_ZERO)
+        return 0;
+    return pattern == CHECK_EXTREME ? extremes[check_random() % 8]
+                                    : (uint8_t)(108 + check_random() % 20);
+}
+
+/* Integer scales, which an extreme block has of another byte than its values. */
+static void fill_scales(enum kern_type type, uint8_t *block, enum check_pattern pattern)
+{
+    if (type == KERN_Q2_K)
+        fill_bytes(block, 16, pattern);
+    else if (type == KERN_Q3_K)
+        fill_bytes(block + 96, 12, pattern);
+    else if (type == KERN_Q5_K)
+        fill_bytes(block + 4, 12, pattern);
+    else if (type == KERN_Q6_K)
+        fill_bytes(block + 192, 16, pattern);
+    else if (type == KERN_IQ4_XS)
+        fill_bytes(block + 2, 6, pattern);
+    else if (type == KERN_MXFP4)
+        block[0] = random_exponent(pattern);
+    else if (type == KERN_IQ1_M)
+        put_f16_nibbles(block + 48, pattern);
 }
 
 void check_fill_weights(const struct kern_type_info *info, uint8_t *blocks, size_t n_blocks,
@@ -87,14 +157,8 @@ void check_fill_weights(const struct kern_type_info *info, uint8_t *blocks, size
             continue;
         }
         fill_bytes(blocks, info->block_bytes, pattern);
-        if (info->type == KERN_Q6_K) {
-            fill_bytes(blocks + 192, 16, pattern);
-            put_f16(blocks + 208, pattern);
-        } else {
-            put_f16(blocks, pattern);
-        }
-        if (info->type == KERN_Q4_K)
-            put_f16(blocks + 2, pattern);
+        fill_scales(info->type, blocks, pattern);
+        put_halves(info->type, blocks, pattern);
     }
 }
 

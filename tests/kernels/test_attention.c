@@ -4,12 +4,14 @@
  * by value (equality of bits), and that definition against softmax attention in double.
  */
 #include "kernels/math.h"
+#include "kv_check.h"
 #include "rows_check.h"
 
 struct shape {
     size_t n_q, dim_k, dim_v, page_rows, first, last;
     enum kern_kv kv;
     enum check_input input;
+    int has_sinks;
 };
 
 /* A KV head's pages, each allocated to the byte, and the same values as floats by position. */
@@ -19,27 +21,22 @@ struct pages {
     size_t n_pages;
 };
 
-static size_t value_bytes(enum kern_kv kv)
-{
-    return kv == KERN_KV_F16 ? 2 : 4;
-}
-
 static struct pages make_pages(const struct shape *s, size_t dim)
 {
     size_t n_pages = s->last / s->page_rows + 1, n = n_pages * s->page_rows * dim;
     struct pages p = {calloc(n_pages, sizeof(void *)), check_row(n, s->input), n_pages};
-    for (size_t i = 0; i < n; i++)
-        p.values[i] =
-            s->kv == KERN_KV_F16 ? kern_f16_to_f32(kern_f32_to_f16(p.values[i])) : p.values[i];
+    for (size_t i = 0; i < n && s->kv == KERN_KV_F16; i++)
+        p.values[i] = kern_f16_to_f32(kern_f32_to_f16(p.values[i]));
     for (size_t page = s->first / s->page_rows; page < n_pages; page++) {
         size_t page_values = s->page_rows * dim;
-        p.pages[page] = malloc(page_values * value_bytes(s->kv));
-        const float *from = p.values + page * page_values;
-        for (size_t i = 0; i < page_values; i++)
-            if (s->kv == KERN_KV_F16)
-                ((uint16_t *)p.pages[page])[i] = kern_f32_to_f16(from[i]);
-            else
-                ((float *)p.pages[page])[i] = from[i];
+        p.pages[page] = malloc(kern_kv_bytes(s->kv, page_values));
+        float *from = p.values + page * page_values;
+        if (s->kv == KERN_KV_Q8_0 || s->kv == KERN_KV_Q4_0)
+            kv_check_store(p.pages[page], from, page_values, s->kv);
+        else if (s->kv == KERN_KV_F32)
+            memcpy(p.pages[page], from, page_values * sizeof(float));
+        for (size_t i = 0; i < page_values && s->kv == KERN_KV_F16; i++)
+            ((uint16_t *)p.pages[page])[i] = kern_f32_to_f16(from[i]);
     }
     return p;
 }
@@ -62,7 +59,7 @@ static float dot16(const float *a, const float *b, size_t n)
 
 /* One query head. */
 static void reference(float *out, const struct shape *s, const float *q, const float *k,
-                      const float *v, float scale)
+                      const float *v, float scale, const float *sink)
 {
     size_t count = s->last - s->first + 1;
     float *p = malloc(count * sizeof(float)), most = -INFINITY, lanes[16] = {0};
@@ -70,11 +67,12 @@ static void reference(float *out, const struct shape *s, const float *q, const f
         p[j] = dot16(q, k + (s->first + j) * s->dim_k, s->dim_k) * scale;
         most = p[j] > most ? p[j] : most;
     }
+    most = sink && *sink > most ? *sink : most;
     for (size_t j = 0; j < count; j++) {
         p[j] = kern_expf(p[j] - most);
         lanes[j % 16] += p[j];
     }
-    float inverse = 1.0f / kern_tree16(lanes);
+    float sum = kern_tree16(lanes), inverse = 1.0f / (sink ? sum + kern_expf(*sink - most) : sum);
     for (size_t i = 0; i < s->dim_v; i++) {
         float acc = 0;
         for (size_t j = 0; j < count; j++)
@@ -86,9 +84,10 @@ static void reference(float *out, const struct shape *s, const float *q, const f
 
 /* How far one head's output is from softmax attention in double, against the largest value. */
 static double distance(const float *out, const struct shape *s, const float *q, const float *k,
-                       const float *v, float scale)
+                       const float *v, float scale, const float *sink)
 {
-    double *sums = calloc(s->dim_v, sizeof(double)), total = 0, worst = 0;
+    double *sums = calloc(s->dim_v, sizeof(double)), total = sink ? exp((double)*sink) : 0;
+    double worst = 0;
     for (size_t j = s->first; j <= s->last; j++) {
         double dot = 0;
         for (size_t i = 0; i < s->dim_k; i++)
@@ -110,12 +109,13 @@ static void check(const struct shape *s)
     size_t room = (s->last - s->first + 16) / 16 * 16, n = s->n_q * s->dim_v;
     float *q = check_row(s->n_q * s->dim_k, s->input), *out = check_row(n, INPUT_ORDINARY);
     float *scores = check_row(s->n_q * room, INPUT_NOT_FINITE), *expected = check_row(n, s->input);
-    float scale = 1.0f / sqrtf((float)s->dim_k);
+    float scale = 1.0f / sqrtf((float)s->dim_k), *sinks = check_row(s->n_q, s->input);
     for (size_t h = 0; h < s->n_q; h++) {
         float *head = expected + h * s->dim_v;
-        reference(head, s, q + h * s->dim_k, k.values, v.values, scale);
+        const float *from = q + h * s->dim_k, *sink = s->has_sinks ? sinks + h : NULL;
+        reference(head, s, from, k.values, v.values, scale, sink);
         if (s->input == INPUT_ORDINARY)
-            CU_ASSERT_TRUE(distance(head, s, q + h * s->dim_k, k.values, v.values, scale) < 1e-5);
+            CU_ASSERT_TRUE(distance(head, s, from, k.values, v.values, scale, sink) < 1e-5);
     }
     for (enum kern_isa isa = KERN_ISA_PORTABLE; isa <= kern_isa_best(); isa++) {
         const struct kern_table *t = kern_table_get(isa);
@@ -134,7 +134,8 @@ static void check(const struct shape *s)
                                    .first = s->first,
                                    .last = s->last,
                                    .scale = scale,
-                                   .kv = s->kv};
+                                   .kv = s->kv,
+                                   .sinks = s->has_sinks ? sinks : NULL};
         t->attention(&a);
         check_same(out, expected, n, what, t->name);
     }
@@ -144,13 +145,27 @@ static void check(const struct shape *s)
     free(out);
     free(scores);
     free(expected);
+    free(sinks);
 }
 
 static void check_kinds(struct shape s)
 {
-    for (s.kv = KERN_KV_F32; s.kv <= KERN_KV_F16; s.kv++)
+    for (s.kv = KERN_KV_F32; s.kv < KERN_N_KV; s.kv++)
         for (s.input = INPUT_ORDINARY; s.input <= INPUT_EXTREME; s.input++)
-            check(&s);
+            if (s.dim_k % kern_kv_block(s.kv) == 0 && s.dim_v % kern_kv_block(s.kv) == 0)
+                check(&s);
+}
+
+static void test_sinks(void)
+{
+    for (size_t n_q = 1; n_q <= 20; n_q++)
+        check_kinds((struct shape){.n_q = n_q,
+                                   .dim_k = 24,
+                                   .dim_v = 40,
+                                   .page_rows = 32,
+                                   .first = n_q,
+                                   .last = 3 * n_q,
+                                   .has_sinks = 1});
 }
 
 static void test_dims(void)
@@ -162,7 +177,7 @@ static void test_dims(void)
                                    .page_rows = 32,
                                    .first = 3,
                                    .last = 68});
-    static const size_t dims[] = {80, 88, 96, 112, 128, 192, 256};
+    static const size_t dims[] = {32, 64, 80, 88, 96, 112, 128, 160, 192, 256};
     for (size_t i = 0; i < sizeof(dims) / sizeof(dims[0]); i++)
         for (size_t n_q = 1; n_q <= 5; n_q += 4)
             check_kinds((struct shape){.n_q = n_q,
@@ -178,6 +193,9 @@ static void test_heads(void)
     for (size_t n_q = 1; n_q <= 20; n_q++)
         check_kinds((struct shape){
             .n_q = n_q, .dim_k = 24, .dim_v = 40, .page_rows = 32, .first = 0, .last = 40});
+    for (size_t n_q = 1; n_q <= 20; n_q++)
+        check_kinds((struct shape){
+            .n_q = n_q, .dim_k = 96, .dim_v = 32, .page_rows = 32, .first = 0, .last = 40});
     check_kinds((struct shape){
         .n_q = 33, .dim_k = 16, .dim_v = 16, .page_rows = 32, .first = 5, .last = 77});
 }
@@ -189,6 +207,10 @@ static void test_ranges(void)
         for (size_t last = first; last < first + 70; last += 3)
             check_kinds((struct shape){
                 .n_q = 5, .dim_k = 16, .dim_v = 24, .page_rows = 32, .first = first, .last = last});
+    for (size_t first = 0; first < 70; first += 9)
+        for (size_t last = first; last < first + 70; last += 5)
+            check_kinds((struct shape){
+                .n_q = 5, .dim_k = 32, .dim_v = 96, .page_rows = 32, .first = first, .last = last});
     check_kinds(
         (struct shape){.n_q = 2, .dim_k = 8, .dim_v = 8, .page_rows = 1, .first = 2, .last = 20});
     check_kinds((struct shape){
@@ -231,6 +253,7 @@ int main(void)
     CU_pSuite suite = CU_add_suite("attention", NULL, NULL);
     CU_add_test(suite, "dims", test_dims);
     CU_add_test(suite, "heads", test_heads);
+    CU_add_test(suite, "sinks", test_sinks);
     CU_add_test(suite, "ranges", test_ranges);
     CU_add_test(suite, "one position", test_one_position);
     CU_basic_set_mode(CU_BRM_NORMAL);

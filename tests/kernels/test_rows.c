@@ -4,6 +4,7 @@
  * out value by value: equality of bits, over odd widths and extreme inputs.
  */
 #include "kernels/math.h"
+#include "kv_check.h"
 #include "rows_check.h"
 
 static void for_each_case(void (*check)(size_t n, enum check_input input))
@@ -174,6 +175,105 @@ static void test_silu_mul(void)
     for_each_case(check_silu_mul);
 }
 
+static float gelu_mul_value(float g, float u, float factor)
+{
+    float v = g * factor, h = kern_f16_to_f32(kern_f32_to_f16(v));
+    float inner = fmaf(h * h, KERN_GELU_CUBE, KERN_GELU_LINE);
+    float gelu = h / (1.0f + kern_expf(h * -1.0f * inner));
+    gelu = v >= 10.0f ? v : kern_f16_to_f32(kern_f32_to_f16(gelu));
+    return (v <= -10.0f ? 0.0f : gelu) * (u * factor);
+}
+
+static double gelu_mul_exact(double g, double u)
+{
+    return 0.5 * g * (1.0 + tanh(sqrt(2.0 / acos(-1.0)) * (g + 0.044715 * g * g * g))) * u;
+}
+
+static float swiglu_oai_value(float g, float u, float factor)
+{
+    float v = g * factor, w = u * factor;
+    v = 7.0f < v ? 7.0f : v;
+    w = 7.0f < w ? 7.0f : w;
+    w = -7.0f > w ? -7.0f : w;
+    return v / (1.0f + kern_expf(v * -1.702f)) * (w + 1.0f);
+}
+
+static double swiglu_oai_exact(double g, double u)
+{
+    double v = fmin(g, 7.0), w = fmax(fmin(u, 7.0), -7.0);
+    return v / (1.0 + exp(-1.702 * v)) * (w + 1.0);
+}
+
+/* A gated unit: its definition, and the exact function that this is near. */
+struct gate {
+    const char *name;
+    float (*value)(float g, float u, float factor);
+    double (*exact)(double g, double u);
+    double near;
+};
+
+static void check_gate(const struct gate *gate, size_t n, enum check_input input)
+{
+    float *g = check_row(n, input), *u = check_row(n, input), *expected = check_row(n, input);
+    float factor = input == INPUT_ORDINARY ? 1.0f : 0.75f;
+    for (size_t i = 0; i < n; i++) {
+        g[i] *= 3.0f;
+        u[i] *= 3.0f;
+        expected[i] = gate->value(g[i], u[i], factor);
+        double exact = gate->exact((double)g[i], (double)u[i]);
+        if (input == INPUT_ORDINARY)
+            CU_ASSERT_TRUE(fabs((double)expected[i] - exact) <= gate->near * (1 + fabs(exact)));
+    }
+    for (enum kern_isa isa = KERN_ISA_PORTABLE; isa <= kern_isa_best(); isa++) {
+        const struct kern_table *t = kern_table_get(isa);
+        float *y = check_copy(g, n);
+        kern_silu_mul_fn *run = gate->exact == gelu_mul_exact ? t->gelu_mul : t->swiglu_oai;
+        run(y, y, u, factor, n);
+        check_same(y, expected, n, gate->name, t->name);
+        free(y);
+    }
+    free(g);
+    free(u);
+    free(expected);
+}
+
+static void test_gates(void)
+{
+    static const struct gate gates[] = {{"gelu_mul", gelu_mul_value, gelu_mul_exact, 4e-3},
+                                        {"swiglu_oai", swiglu_oai_value, swiglu_oai_exact, 1e-6}};
+    for (size_t w = 0; w < N_CHECK_WIDTHS; w++)
+        for (enum check_input input = INPUT_ORDINARY; input < N_INPUTS; input++) {
+            check_gate(&gates[0], check_widths[w], input);
+            check_gate(&gates[1], check_widths[w], input);
+        }
+}
+
+static void check_softcap(size_t n, enum check_input input)
+{
+    float *x = check_row(n, input), *expected = check_row(n, input);
+    for (size_t i = 0; i < n; i++) {
+        x[i] *= 20.0f;
+        float v = x[i] / 30.0f;
+        expected[i] = 30.0f * (1.0f - 2.0f / (1.0f + kern_expf(v + v)));
+        if (input == INPUT_ORDINARY)
+            CU_ASSERT_DOUBLE_EQUAL(expected[i], 30.0 * tanh((double)x[i] / 30.0), 1e-5);
+    }
+    for (enum kern_isa isa = KERN_ISA_PORTABLE; isa <= kern_isa_best(); isa++) {
+        const struct kern_table *t = kern_table_get(isa);
+        float *y = check_copy(x, n);
+        t->softcap(y, 30.0f, n);
+        check_same(y, expected, n, "softcap", t->name);
+        free(y);
+    }
+    free(x);
+    free(expected);
+}
+
+static void test_softcap(void)
+{
+    for_each_case(check_softcap);
+}
+
 /* Every kind of float through the vector exp: silu(-x) * 1 shows all of it. */
 static void test_exp_vectors(void)
 {
@@ -285,9 +385,64 @@ static void check_kv_store(size_t n, enum check_input input)
     free(found);
 }
 
+/* Quantised types, byte for byte, with something behind that must stay. */
+static void check_kv_blocks(size_t n, enum check_input input, enum kern_kv kv)
+{
+    size_t bytes = kern_kv_bytes(kv, n);
+    float *x = check_row(n, input), *values = check_copy(x, n);
+    uint8_t *expected = malloc(bytes + 1), *found = malloc(bytes + 1);
+    kv_check_store(expected, values, n, kv);
+    expected[bytes] = 0x5a;
+    for (enum kern_isa isa = KERN_ISA_PORTABLE; isa <= kern_isa_best(); isa++) {
+        memset(found, 0x5a, bytes + 1);
+        kern_table_get(isa)->kv_store(found, x, n, kv);
+        CU_ASSERT_EQUAL(memcmp(found, expected, bytes + 1), 0);
+    }
+    double most = 0, worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        most = fmax(most, fabs((double)x[i]));
+        worst = fmax(worst, fabs((double)x[i] - (double)values[i]));
+    }
+    if (input == INPUT_ORDINARY)
+        CU_ASSERT(worst <= most / (kv == KERN_KV_Q8_0 ? 200 : 7));
+    free(x);
+    free(values);
+    free(expected);
+    free(found);
+}
+
 static void test_kv_store(void)
 {
     for_each_case(check_kv_store);
+    for (enum kern_kv kv = KERN_KV_Q8_0; kv <= KERN_KV_Q4_0; kv++)
+        for (size_t n = 32; n <= 256; n += 32)
+            for (int round = 0; round < 200; round++) {
+                check_kv_blocks(n, INPUT_ORDINARY, kv);
+                check_kv_blocks(n, INPUT_EXTREME, kv);
+            }
+}
+
+/* Infinities and NaN give an unspecified block, and no fault. */
+static void test_kv_not_finite(void)
+{
+    uint8_t block[34];
+    for (int round = 0; round < 200; round++) {
+        float *x = check_row(32, INPUT_NOT_FINITE);
+        for (enum kern_isa isa = KERN_ISA_PORTABLE; isa <= kern_isa_best(); isa++) {
+            kern_table_get(isa)->kv_store(block, x, 32, KERN_KV_Q8_0);
+            kern_table_get(isa)->kv_store(block, x, 32, KERN_KV_Q4_0);
+        }
+        free(x);
+    }
+}
+
+static void test_kv_names(void)
+{
+    for (int kv = 0; kv < KERN_N_KV; kv++)
+        CU_ASSERT_EQUAL(kern_kv_by_name(kern_kv_name((enum kern_kv)kv)), kv);
+    CU_ASSERT_EQUAL(kern_kv_by_name("q8"), -1);
+    CU_ASSERT_EQUAL(kern_kv_bytes(KERN_KV_Q8_0, 64), 68);
+    CU_ASSERT_EQUAL(kern_kv_bytes(KERN_KV_Q4_0, 64), 36);
 }
 
 static void quantize_reference(void *record, const float *x, enum kern_act act, size_t k)
@@ -413,10 +568,14 @@ int main(void)
     CU_add_test(suite, "rope", test_rope);
     CU_add_test(suite, "rope turns", test_rope_turns);
     CU_add_test(suite, "silu_mul", test_silu_mul);
+    CU_add_test(suite, "gelu_mul, swiglu_oai", test_gates);
+    CU_add_test(suite, "softcap", test_softcap);
     CU_add_test(suite, "exp of every exponent", test_exp_vectors);
     CU_add_test(suite, "add, axpy, scale", test_add_axpy_scale);
     CU_add_test(suite, "lse", test_lse);
     CU_add_test(suite, "kv_store", test_kv_store);
+    CU_add_test(suite, "kv_store of what is not finite", test_kv_not_finite);
+    CU_add_test(suite, "kv types", test_kv_names);
     CU_add_test(suite, "quantize", test_quantize);
     CU_add_test(suite, "quantize: rounding", test_quantize_rounding);
     CU_add_test(suite, "quantize: not finite", test_quantize_not_finite);

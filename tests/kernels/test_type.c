@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/iq.h"
 #include "kernels/table.h"
 
 static double half_value(uint32_t bits)
@@ -79,7 +80,7 @@ static void test_find(void)
         CU_ASSERT(i == 0 || all[i].type > all[i - 1].type);
         with_kernels += all[i].packed_bytes != 0;
     }
-    CU_ASSERT_EQUAL(with_kernels, 7);
+    CU_ASSERT_EQUAL(with_kernels, 23);
     CU_ASSERT_PTR_EQUAL(kern_type_by_name("q4_k"), kern_type_find(12));
     CU_ASSERT_PTR_NULL(kern_type_by_name("Q4"));
     CU_ASSERT_PTR_NULL(kern_type_find(4));
@@ -97,6 +98,47 @@ static void test_sizes(void)
     /* A packed matrix takes at most 3% more than the file's. */
     for (size_t i = 0; i < count; i++)
         CU_ASSERT(all[i].packed_bytes * 100 <= 16 * all[i].block_bytes * 103);
+}
+
+/* 2^(e - 128): the two smallest exponents are subnormal, the largest is finite. */
+static void test_mxfp4_scales(void)
+{
+    const struct kern_type_info *type = kern_type_find(KERN_MXFP4);
+    uint8_t block[17] = {0};
+    float values[32];
+    block[1] = 0x91; /* the first value is the codebook's 1, the 17th its -1 */
+    for (int e = 0; e < 256; e++) {
+        block[0] = (uint8_t)e;
+        kern_dequantize(type, block, 32, values);
+        CU_ASSERT_EQUAL(values[0], ldexpf(1, e - 128));
+        CU_ASSERT_EQUAL(values[16], -ldexpf(1, e - 128));
+        CU_ASSERT_EQUAL(values[1], 0);
+    }
+}
+
+/* FNV-1a of a codebook's values as bytes, in the order of the format's definition. */
+static uint64_t codebook_hash(const uint16_t *codes, size_t n_rows, const int8_t *levels,
+                              unsigned bits, unsigned n)
+{
+    uint64_t hash = 0xcbf29ce484222325;
+    for (size_t i = 0; i < n_rows; i++)
+        for (unsigned j = 0; j < n; j++)
+            hash =
+                (hash ^ (uint8_t)levels[codes[i] >> bits * j & ((1u << bits) - 1)]) * 0x100000001b3;
+    return hash;
+}
+
+static void test_codebooks(void)
+{
+    static const int8_t iq1[4] = {-1, 0, 1}, iq2[4] = {8, 25, 43};
+    static const int8_t iq3_xxs[8] = {4, 12, 20, 28, 36, 44, 52, 62};
+    static const int8_t iq3_s[8] = {1, 3, 5, 7, 9, 11, 13, 15};
+    CU_ASSERT_EQUAL(codebook_hash(kern__iq2_xxs_codes, 256, iq2, 2, 8), 0xbb4ee025b5ac6e8e);
+    CU_ASSERT_EQUAL(codebook_hash(kern__iq2_xs_codes, 512, iq2, 2, 8), 0xc9b1ee61e79909bd);
+    CU_ASSERT_EQUAL(codebook_hash(kern__iq2_s_codes, 1024, iq2, 2, 8), 0x123edd38a3b62b90);
+    CU_ASSERT_EQUAL(codebook_hash(kern__iq3_xxs_codes, 256, iq3_xxs, 3, 4), 0xdfa5dc83d6a155d5);
+    CU_ASSERT_EQUAL(codebook_hash(kern__iq3_s_codes, 512, iq3_s, 3, 4), 0xfa37020c25b44829);
+    CU_ASSERT_EQUAL(codebook_hash(kern__iq1_codes, 2048, iq1, 2, 8), 0x6703ed863501ae2e);
 }
 
 /* Every table has every kernel of the types that say so, and the sets below the best exist. */
@@ -127,6 +169,8 @@ int main(void)
     CU_add_test(suite, "bf16 both ways", test_bf16);
     CU_add_test(suite, "types by number and name", test_find);
     CU_add_test(suite, "sizes", test_sizes);
+    CU_add_test(suite, "scales of MXFP4", test_mxfp4_scales);
+    CU_add_test(suite, "codebooks", test_codebooks);
     CU_add_test(suite, "tables", test_tables);
     CU_basic_run_tests();
     unsigned failures = CU_get_number_of_failures();

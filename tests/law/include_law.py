@@ -29,6 +29,7 @@ LIBRARIES = {
     r"microhttpd\.h": "coordinator/api/",
     r"curl/.*": "coordinator/api/",
     r"pcre2\.h": "coordinator/text/",
+    r"histedit\.h": "coordinator/chat_input.c",
     r"jansson\.h": "coordinator/",
 }
 

@@ -78,6 +78,39 @@ static void test_layout(void)
     shard_kv_destroy(kv);
 }
 
+/* Quantised rows are blocks of 32, and heads of this model have 16 values. */
+static void test_types(void)
+{
+    struct shard_kv *kv = NULL;
+    for (enum kern_kv type = KERN_KV_Q8_0; type <= KERN_KV_Q4_0; type++) {
+        struct shard_kv_options options = {.type = type, .max_seqs = 1};
+        CU_ASSERT_EQUAL(shard_kv_create(&kv, program, &options, &error), PROTO_UNSUPPORTED);
+        CU_ASSERT_PTR_NULL(kv);
+        CU_ASSERT_PTR_NOT_NULL(strstr(error.text, kern_kv_name(type)));
+        CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "16 (K) and 16 (V)"));
+    }
+    struct shard_kv_options options = {.type = (enum kern_kv)KERN_N_KV, .max_seqs = 1};
+    CU_ASSERT_EQUAL(shard_kv_create(&kv, program, &options, &error), PROTO_INVALID);
+}
+
+/* Bytes of a token of the model of 32 wide heads, in blocks of 34 and 18. */
+static void test_quantised_bytes(void)
+{
+    struct shard_gguf *wide_file = preset_open("llama-k", "F32", true);
+    struct shard_model *wide = NULL;
+    struct shard_program *all = NULL;
+    CU_ASSERT_EQUAL_FATAL(shard_model_create(&wide, wide_file, &error), PROTO_OK);
+    CU_ASSERT_EQUAL_FATAL(shard_program_create(&all, wide, 0, wide->n_layers, true, true, &error),
+                          PROTO_OK);
+    /* 2 layers, 2 heads, K and V */
+    CU_ASSERT_EQUAL(shard_kv_bytes(all, KERN_KV_F32, 32), 32 * 8 * 32 * 4);
+    CU_ASSERT_EQUAL(shard_kv_bytes(all, KERN_KV_Q8_0, 32), 32 * 8 * 34);
+    CU_ASSERT_EQUAL(shard_kv_bytes(all, KERN_KV_Q4_0, 32), 32 * 8 * 18);
+    shard_program_destroy(all);
+    shard_model_destroy(wide);
+    shard_gguf_close(wide_file);
+}
+
 static void test_positions(void)
 {
     struct shard_kv *kv = create((struct shard_kv_options){.ctx = 100});
@@ -160,6 +193,8 @@ int main(void)
     CU_pSuite suite = CU_add_suite("kv", open_model, close_model);
     CU_add_test(suite, "pages", test_pages);
     CU_add_test(suite, "layout", test_layout);
+    CU_add_test(suite, "types", test_types);
+    CU_add_test(suite, "bytes of quantised types", test_quantised_bytes);
     CU_add_test(suite, "positions", test_positions);
     CU_add_test(suite, "capacity", test_capacity);
     CU_add_test(suite, "chunks", test_chunks);

@@ -43,8 +43,10 @@ static void test_llama(void)
     CU_ASSERT_STRING_EQUAL(m->arch, "llama");
     CU_ASSERT_STRING_EQUAL(m->name, "llama3-tiny");
     CU_ASSERT(m->n_layers == 3 && m->n_embd == 64 && m->n_vocab == 512 && m->n_ctx == 4096);
-    CU_ASSERT(m->head_dim_k == 16 && m->head_dim_v == 16 && m->n_rot == 16);
-    CU_ASSERT(m->rope_base == 500000.0 && m->rope_scale == 1.0 && m->rope_freqs >= 0);
+    CU_ASSERT(m->head_dim_k == 16 && m->head_dim_v == 16);
+    const struct shard_rope_params *rope = &m->rope[SHARD_ROPE_GLOBAL];
+    CU_ASSERT(rope->n_rot == 16 && rope->base == 500000.0 && rope->scale == 1.0);
+    CU_ASSERT(m->rope_freqs >= 0);
     CU_ASSERT(m->n_experts == 0 && m->output != m->token_embd);
     for (uint32_t il = 0; il < 3; il++) {
         const struct shard_layer *layer = &m->layers[il];
@@ -126,13 +128,13 @@ static void test_rope_scaling(void)
     };
     struct shard_gguf *gguf = edited(llama, edits, 2);
     struct shard_model *m = model_of(gguf);
-    CU_ASSERT_EQUAL(m->rope_scale, 4.0);
+    CU_ASSERT_EQUAL(m->rope[SHARD_ROPE_GLOBAL].scale, 4.0);
     shard_model_destroy(m);
     shard_gguf_close(gguf);
     edits[0].str = "none";
     gguf = edited(llama, edits, 2);
     m = model_of(gguf);
-    CU_ASSERT_EQUAL(m->rope_scale, 1.0);
+    CU_ASSERT_EQUAL(m->rope[SHARD_ROPE_GLOBAL].scale, 1.0);
     shard_model_destroy(m);
     shard_gguf_close(gguf);
 }
@@ -231,9 +233,13 @@ static const struct refusal refusals[] = {
      PROTO_LIMIT,
      {"epsilon"}},
     {&llama,
-     {.str_key = "llama.rope.scaling.type", .str = "yarn"},
+     {.str_key = "llama.rope.scaling.type", .str = "longrope"},
      PROTO_UNSUPPORTED,
-     {"'yarn'", "none, linear"}},
+     {"'longrope'", "none, linear, yarn"}},
+    {&llama,
+     {.str_key = "llama.rope.scaling.type", .str = "yarn"},
+     PROTO_FORMAT,
+     {"'llama.rope.scaling.factor' is missing"}},
     {&llama,
      {.u32_key = "llama.feed_forward_length", .u32 = 1024},
      PROTO_FORMAT,
@@ -251,10 +257,6 @@ static const struct refusal refusals[] = {
      {.drop_tensor = "blk.1.ffn_up.weight"},
      PROTO_FORMAT,
      {"'blk.1.ffn_up.weight' is missing"}},
-    {&llama,
-     {.tensor = "blk.1.attn_q.weight", .dims = {256, 256}, .type = KERN_IQ2_XXS},
-     PROTO_UNSUPPORTED,
-     {"'blk.1.attn_q.weight' has type IQ2_XXS", "supported: ", "Q4_K"}},
     {&llama,
      {.tensor = "blk.0.attn_q_norm.weight", .dims = {32}, .type = KERN_F32},
      PROTO_UNSUPPORTED,

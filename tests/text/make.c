@@ -56,6 +56,14 @@ void make_begin(struct make *make, const char *pre)
         add_spm_base(make);
 }
 
+void make_begin_gemma4(struct make *make)
+{
+    *make = (struct make){.writer = shard_gguf_writer_create()};
+    shard_gguf_writer_str(make->writer, "general.architecture", "gemma4");
+    shard_gguf_writer_str(make->writer, "tokenizer.ggml.model", "gemma4");
+    add_spm_base(make);
+}
+
 static void add_missing(struct make *make, const char *text)
 {
     for (size_t i = 0; i < make->n; i++) {

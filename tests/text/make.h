@@ -24,6 +24,8 @@ struct make {
 /* pre NULL: SPM, with <unk>, <s>, </s> and the byte tokens (ids 3 to 258); else byte-level BPE with
  * the 256 bytes (id = byte). */
 void make_begin(struct make *make, const char *pre);
+/* Gemma 4: the tokens of SPM, and merges as for BPE. */
+void make_begin_gemma4(struct make *make);
 /* Returns the token's id. The text is copied. */
 int32_t make_token(struct make *make, const char *text, enum text_token_type type, float score);
 /* "left right": both and what they make are added as tokens where they are missing. */

@@ -360,7 +360,8 @@ static void check_partition(const struct text_vocab *v, const char *text, size_t
     struct text__span *spans = NULL;
     size_t n = 0, found = 0;
     slow_partition(v, text, len, owner);
-    CU_ASSERT_EQUAL_FATAL(text__partition(v, text, len, false, &spans, &n, &error), PROTO_OK);
+    struct text__trust trust = {0};
+    CU_ASSERT_EQUAL_FATAL(text__partition(v, text, len, &trust, &spans, &n, &error), PROTO_OK);
     bool equal = true;
     for (size_t at = 0; at < len; at++) {
         if (owner[at] < 0)
@@ -391,63 +392,6 @@ static void test_partition_against_slow(void)
         }
         text_vocab_destroy(v);
     }
-}
-
-/* Pre-tokenisers. */
-struct cut {
-    char text[512];
-    size_t len;
-};
-
-static enum proto_status add_cut(void *context, const char *piece, size_t len,
-                                 struct proto_error *e)
-{
-    struct cut *cut = context;
-    (void)e;
-    if (cut->len > 0)
-        cut->text[cut->len++] = '|';
-    memcpy(cut->text + cut->len, piece, len);
-    cut->len += len;
-    return PROTO_OK;
-}
-
-static void check_cut(const char *name, const char *text, const char *want)
-{
-    struct shard_gguf_string key = {name, strlen(name)};
-    struct text__pretoken *pretoken = NULL;
-    struct cut cut = {0};
-    CU_ASSERT_EQUAL_FATAL(text__pretoken_create(&pretoken, text__pretoken_rule_find(key), &error),
-                          PROTO_OK);
-    CU_ASSERT_EQUAL(text__pretoken_split(pretoken, text, strlen(text), add_cut, &cut, &error),
-                    PROTO_OK);
-    CU_ASSERT_STRING_EQUAL(cut.text, want);
-    text__pretoken_destroy(pretoken);
-}
-
-static void test_cuts(void)
-{
-    check_cut("llama3", "Hello world", "Hello| world");
-    check_cut("llama3", "a  b   c", "a| | b|  | c");
-    check_cut("llama3", "I'm don'T", "I|'m| don|'T");
-    check_cut("llama3", "12345", "123|45");
-    check_cut("llama3", "x\n\n y \r\nz", "x|\n\n| y| \r\n|z");
-    check_cut("llama3", "CamelCase", "CamelCase");
-    check_cut("llama3", "--a...\n!", "--|a|...\n|!");
-    check_cut("llama3", "a \xff\xc3 b", "a| |\xff\xc3| b"); /* not UTF-8 */
-    /* U+180E is no space any more: a run of symbols, not a space and what follows. */
-    check_cut("llama3",
-              "\xe1\xa0\x8e\xe1\xa0\x8e"
-              "a",
-              "\xe1\xa0\x8e\xe1\xa0\x8e|a");
-    check_cut("llama4", "CamelCase HTMLPage", "Camel|Case| HTMLPage");
-    check_cut("llama4", "I'm DON'T", "I'm| DON'T");
-    check_cut("llama4", "a/b//\n", "a|/b|//\n");
-    check_cut("llama4",
-              "\xc3\x89"
-              "cole 1234",
-              "\xc3\x89"
-              "cole| |123|4");
-    check_cut("gpt-4o", "e\xcc\x81t", "e\xcc\x81t"); /* a combining mark stays with its letter */
 }
 
 static void test_decode_token(void)
@@ -509,7 +453,6 @@ int main(void)
     CU_add_test(suite, "spm against slow", test_spm_against_slow);
     CU_add_test(suite, "bpe against slow", test_bpe_against_slow);
     CU_add_test(suite, "partition against slow", test_partition_against_slow);
-    CU_add_test(suite, "pre-tokenisers", test_cuts);
     CU_add_test(suite, "one token's text", test_decode_token);
     CU_add_test(suite, "decode", test_decode);
     CU_basic_run_tests();

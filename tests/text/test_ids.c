@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "coordinator/text/vocab.h"
+#include "coordinator/text/stream.h"
+#include "coordinator/text/internal.h"
 
 static char folder[512];
 
@@ -23,6 +24,40 @@ static struct text_vocab *open_vocab(const char *name)
         fprintf(stderr, "%s\n", error.text);
     shard_gguf_close(gguf);
     return vocab;
+}
+
+static bool whole_characters(const char *text, size_t len)
+{
+    for (size_t at = 0; at < len;) {
+        int n = text__utf8(text + at, len - at);
+        if (n <= 0)
+            return false;
+        at += (size_t)n;
+    }
+    return true;
+}
+
+/* Token by token: never a part of a character, and all of the text in the end. */
+static void check_stream(const struct text_vocab *vocab, const int32_t *ids, size_t n,
+                         const char *want, size_t want_len)
+{
+    struct text_stream *stream = NULL;
+    CU_ASSERT_EQUAL_FATAL(text_stream_create(&stream, vocab, NULL, 0, true, NULL), PROTO_OK);
+    size_t at = 0;
+    bool good = true;
+    for (size_t i = 0; i <= n && good; i++) {
+        const char *text;
+        size_t len;
+        bool stopped;
+        enum proto_status status =
+            i < n ? text_stream_push(stream, ids[i], &text, &len, &stopped, NULL)
+                  : text_stream_finish(stream, &text, &len, NULL);
+        good = status == PROTO_OK && whole_characters(text, len) && at + len <= want_len &&
+               memcmp(want + at, text, len) == 0;
+        at += len;
+    }
+    CU_ASSERT_TRUE(good && at == want_len);
+    text_stream_destroy(stream);
 }
 
 static void check_case(const struct text_vocab *vocab, const json_t *item)
@@ -43,6 +78,7 @@ static void check_case(const struct text_vocab *vocab, const json_t *item)
     CU_ASSERT_EQUAL_FATAL(text_decode(vocab, ids, n, false, &back, &back_len, NULL), PROTO_OK);
     CU_ASSERT(back_len == len && memcmp(back, bytes, len) == 0);
     free(back);
+    check_stream(vocab, ids, n, bytes, len);
     free(ids);
 }
 
@@ -74,6 +110,42 @@ static void test_llama4(void)
 static void test_llama_spm(void)
 {
     check_list("llama-spm");
+}
+
+static void test_qwen2(void)
+{
+    check_list("qwen2");
+}
+
+static void test_deepseek_v3(void)
+{
+    check_list("deepseek-v3");
+}
+
+static void test_gpt_oss(void)
+{
+    check_list("gpt-oss");
+}
+
+/* Ids that end a generation, and one that does not. */
+static void check_ends(const char *name, const int32_t *ends, size_t n, int32_t other)
+{
+    struct text_vocab *vocab = open_vocab(name);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(vocab);
+    for (size_t i = 0; i < n; i++)
+        CU_ASSERT_TRUE(text_vocab_is_eog(vocab, ends[i]));
+    CU_ASSERT_FALSE(text_vocab_is_eog(vocab, other));
+    text_vocab_destroy(vocab);
+}
+
+static void test_ends(void)
+{
+    check_ends("llama3", (int32_t[]){128001, 128008, 128009}, 3, 128006);
+    check_ends("llama4", (int32_t[]){200001, 200007, 200008}, 3, 200005);
+    check_ends("qwen2", (int32_t[]){151643, 151645}, 2, 151644);
+    check_ends("deepseek-v3", (int32_t[]){1}, 1, 0);
+    /* <|end|> (200007) ends a message of a turn that goes on. */
+    check_ends("gpt-oss", (int32_t[]){199999, 200002, 200012}, 3, 200007);
 }
 
 /* Control tokens in trusted text. */
@@ -116,6 +188,10 @@ int main(void)
     CU_add_test(suite, "llama3", test_llama3);
     CU_add_test(suite, "llama4", test_llama4);
     CU_add_test(suite, "llama-spm", test_llama_spm);
+    CU_add_test(suite, "qwen2", test_qwen2);
+    CU_add_test(suite, "deepseek-v3", test_deepseek_v3);
+    CU_add_test(suite, "gpt-oss", test_gpt_oss);
+    CU_add_test(suite, "ends of generation", test_ends);
     CU_add_test(suite, "llama4 special tokens", test_llama4_special);
     CU_basic_run_tests();
     unsigned failures = CU_get_number_of_failures();

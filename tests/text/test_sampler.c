@@ -9,13 +9,22 @@
 static struct proto_error error;
 
 /* Everything off: draws from the candidates as they are. */
-static const struct text_sampling plain = {
-    .temperature = 1, .top_k = 0, .top_p = 1, .min_p = 0, .repeat_penalty = 1, .repeat_last_n = 64};
+static struct text_sampling plain;
+
+static int set_plain(void)
+{
+    plain = TEXT_SAMPLING_DEFAULT;
+    plain.temperature = 1;
+    plain.top_k = 0;
+    plain.top_p = 1;
+    plain.min_p = 0;
+    return 0;
+}
 
 static struct text_sampler *create(const struct text_sampling *sampling)
 {
     struct text_sampler *sampler = NULL;
-    CU_ASSERT_EQUAL_FATAL(text_sampler_create(&sampler, sampling, &error), PROTO_OK);
+    CU_ASSERT_EQUAL_FATAL(text_sampler_create(&sampler, sampling, NULL, &error), PROTO_OK);
     return sampler;
 }
 
@@ -188,7 +197,7 @@ static void check_needs(float temperature, int32_t top_k, float penalty, uint32_
     s.temperature = temperature;
     s.top_k = top_k;
     s.repeat_penalty = penalty;
-    CU_ASSERT_EQUAL(text_sampling_needs(&s), want);
+    CU_ASSERT_EQUAL(text_sampling_needs(&s, 0), want);
 }
 
 static void test_needs(void)
@@ -221,7 +230,7 @@ static void test_needs_is_enough(void)
     s.repeat_penalty = 1.5f;
     s.repeat_last_n = 16;
     s.top_k = 8;
-    CU_ASSERT_EQUAL_FATAL(text_sampling_needs(&s), 24);
+    CU_ASSERT_EQUAL_FATAL(text_sampling_needs(&s, 0), 24);
     struct text_sampler *all = create(&s), *some = create(&s);
     srand(1);
     for (int round = 0; round < 5000; round++) {
@@ -242,7 +251,7 @@ static void test_needs_is_enough(void)
 static void check_refused(struct text_sampling s, const char *word)
 {
     struct text_sampler *sampler = NULL;
-    CU_ASSERT_EQUAL(text_sampler_create(&sampler, &s, &error), PROTO_INVALID);
+    CU_ASSERT_EQUAL(text_sampler_create(&sampler, &s, NULL, &error), PROTO_INVALID);
     CU_ASSERT_PTR_NOT_NULL(strstr(error.text, word));
 }
 
@@ -269,7 +278,7 @@ static void test_refused(void)
 int main(void)
 {
     CU_initialize_registry();
-    CU_pSuite suite = CU_add_suite("sampler", NULL, NULL);
+    CU_pSuite suite = CU_add_suite("sampler", set_plain, NULL);
     CU_add_test(suite, "shares", test_shares);
     CU_add_test(suite, "top_k", test_top_k);
     CU_add_test(suite, "top_p", test_top_p);

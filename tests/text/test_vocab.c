@@ -81,6 +81,27 @@ static void test_spelled_ends(void)
     }
 }
 
+static void test_token_sets(void)
+{
+    struct make make;
+    make_begin(&make, "llama3");
+    int32_t colon = make_token(&make, "a:b", TEXT_TOKEN_NORMAL, 0);
+    const int32_t never[] = {7, 9};
+    shard_gguf_writer_i32s(make.writer, "tokenizer.ggml.suppress_tokens", never, 2);
+    struct text_vocab *v = make_end(&make, &error);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(v);
+    size_t n = 0;
+    const int32_t *suppressed = text_vocab_suppressed(v, &n);
+    CU_ASSERT(n == 2 && suppressed[0] == 7 && suppressed[1] == 9);
+    int32_t *ids = NULL;
+    CU_ASSERT_EQUAL_FATAL(
+        text_vocab_tokens_with(v, (const char *const[]){":", "\n"}, 2, &ids, &n, &error), PROTO_OK);
+    CU_ASSERT_EQUAL_FATAL(n, 3); /* the two bytes, which are not in the order of their values */
+    CU_ASSERT_EQUAL(ids[2], colon);
+    free(ids);
+    text_vocab_destroy(v);
+}
+
 /* Refusals: each function spoils one thing of a good vocabulary. */
 
 static void no_scores(struct make *make)
@@ -113,6 +134,17 @@ static void bos_out_of_range(struct make *make)
 static void eos_is_text(struct make *make)
 {
     shard_gguf_writer_str(make->writer, "tokenizer.ggml.eos_token_id", "2");
+}
+
+static void suppressed_out_of_range(struct make *make)
+{
+    const int32_t never[] = {7, 4711};
+    shard_gguf_writer_i32s(make->writer, "tokenizer.ggml.suppress_tokens", never, 2);
+}
+
+static void suppressed_is_text(struct make *make)
+{
+    shard_gguf_writer_str(make->writer, "tokenizer.ggml.suppress_tokens", "7");
 }
 
 static void merge_without_space(struct make *make)
@@ -155,6 +187,8 @@ static void test_refused(void)
     check_refused(NULL, unknown_type, PROTO_FORMAT, "token 9 has type 7");
     check_refused(NULL, bos_out_of_range, PROTO_FORMAT, "4711");
     check_refused(NULL, eos_is_text, PROTO_FORMAT, "tokenizer.ggml.eos_token_id");
+    check_refused(NULL, suppressed_out_of_range, PROTO_FORMAT, "suppress_tokens holds 4711");
+    check_refused(NULL, suppressed_is_text, PROTO_FORMAT, "suppress_tokens must be");
     check_refused("klingon", NULL, PROTO_UNSUPPORTED, "llama-bpe, llama3");
     check_refused("llama3", merge_without_space, PROTO_FORMAT, "line 0");
     check_refused("llama3", merge_of_no_token, PROTO_FORMAT, "line 0 ends with");
@@ -200,6 +234,7 @@ int main(void)
     CU_add_test(suite, "ids and flags", test_ids_and_flags);
     CU_add_test(suite, "add_bos flag", test_add_bos_flag);
     CU_add_test(suite, "spelled ends", test_spelled_ends);
+    CU_add_test(suite, "token sets", test_token_sets);
     CU_add_test(suite, "refused", test_refused);
     CU_add_test(suite, "keys refused", test_keys_refused);
     CU_basic_run_tests();

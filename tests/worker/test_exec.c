@@ -10,7 +10,7 @@
 #include "shard/gguf_writer.h"
 #include "tests/worker/exec_rig.h"
 
-#define N_TOKENS 64u
+#define N_TOKENS 80u
 
 static struct proto_error error;
 
@@ -21,6 +21,13 @@ static const struct {
     {"llama4-scout-tiny", "BF16"}, {"llama-k", "Q4_0"},
     {"llama-k", "Q6_K"},           {"llama4-k", "Q4_K"},
     {"llama4-k", "Q8_0"},          {"llama4-maverick-tiny", "F32"},
+    {"qwen2-tiny", "Q8_0"},        {"qwen3-tiny", "F16"},
+    {"qwen3moe-tiny", "F32"},      {"qwen3moe-k", "Q4_K"},
+    {"gpt-oss-tiny", "Q8_0"},      {"glm4moe-tiny", "F32"},
+    {"gemma4-tiny", "F32"},        {"deepseek2-tiny", "F32"},
+    {"deepseek2-tiny", "Q8_0"},    {"qwen35moe-tiny", "F32"},
+    {"qwen35moe-tiny", "Q4_0"},    {"llama-k", "IQ1_M"},
+    {"llama-k", "IQ3_S"},          {"llama4-k", "IQ2_XXS"},
 };
 #define N_MODELS (sizeof models / sizeof models[0])
 
@@ -57,27 +64,30 @@ static void check_same(struct rig *rig, const struct rig_options *options, uint3
     free(got);
 }
 
-static void check_model(struct rig *rig)
+static void check_model(struct rig *rig, enum kern_kv kv)
 {
     uint32_t n_layers = rig->model->n_layers, each[RIG_MAX_STAGES];
-    float *want = feed(rig, &(struct rig_options){.threads = 1}, 1);
-    static const uint32_t batches[] = {1, 7, 16, 512};
-    for (uint32_t threads = 1; threads <= 3; threads++) {
-        for (size_t b = 0; b < sizeof batches / sizeof batches[0]; b++)
-            check_same(rig, &(struct rig_options){.threads = threads}, batches[b], want, "batch");
-    }
+    float *want = feed(rig, &(struct rig_options){.threads = 1, .kv = kv}, 1);
+    static const struct {
+        unsigned threads;
+        uint32_t batch;
+    } ways[] = {{1, 7}, {1, 512}, {2, 1}, {2, 16}, {3, 7}, {3, 512}};
+    for (size_t w = 0; w < sizeof ways / sizeof ways[0]; w++)
+        check_same(rig, &(struct rig_options){.threads = ways[w].threads, .kv = kv}, ways[w].batch,
+                   want, "batch");
     for (uint32_t il = 0; il < n_layers; il++)
         each[il] = il + 1;
-    check_same(rig, &(struct rig_options){.ends = each, .n_stages = n_layers, .threads = 2}, 7,
+    check_same(rig,
+               &(struct rig_options){.ends = each, .n_stages = n_layers, .threads = 2, .kv = kv}, 7,
                want, "a stage a layer");
     for (uint32_t il = 1; il < n_layers; il++) {
         uint32_t ends[2] = {il, n_layers};
-        check_same(rig, &(struct rig_options){.ends = ends, .n_stages = 2}, 512, want,
+        check_same(rig, &(struct rig_options){.ends = ends, .n_stages = 2, .kv = kv}, 512, want,
                    "two stages");
     }
     for (int isa = KERN_ISA_PORTABLE; isa <= KERN_ISA_AVX512; isa++) {
         if (kern_table_get((enum kern_isa)isa))
-            check_same(rig, &(struct rig_options){.isa = 1 + isa}, 30, want,
+            check_same(rig, &(struct rig_options){.isa = 1 + isa, .kv = kv}, 30, want,
                        kern_table_get((enum kern_isa)isa)->name);
     }
     free(want);
@@ -88,7 +98,27 @@ static void test_same_bits(void)
     for (size_t i = 0; i < N_MODELS; i++) {
         struct rig rig;
         rig_open(&rig, rig_make(models[i].preset, models[i].type, 3, false, NULL));
-        check_model(&rig);
+        check_model(&rig, KERN_KV_F32);
+        rig_close(&rig);
+    }
+}
+
+/* A dense model and two with experts, for ThreadSanitizer: what threads do does not depend on the
+ * architecture beyond that. */
+static void test_threads(void)
+{
+    static const struct {
+        const char *preset, *type;
+    } few[] = {{"llama3-tiny", "F32"}, {"mixtral-tiny", "F16"}, {"llama4-k", "Q4_K"}};
+    for (size_t i = 0; i < sizeof few / sizeof few[0]; i++) {
+        struct rig rig;
+        rig_open(&rig, rig_make(few[i].preset, few[i].type, 3, false, NULL));
+        float *want = feed(&rig, &(struct rig_options){.threads = 1}, 16);
+        for (unsigned threads = 2; threads <= 3; threads++) {
+            check_same(&rig, &(struct rig_options){.threads = threads}, 1, want, "one row");
+            check_same(&rig, &(struct rig_options){.threads = threads}, 40, want, "many rows");
+        }
+        free(want);
         rig_close(&rig);
     }
 }
@@ -133,6 +163,22 @@ static void check_neighbours(struct rig *rig, enum kern_kv kv)
         free(alone[s]);
     free(got);
     rig_stop(rig);
+}
+
+/* A quantised cache, whatever the batch, the threads, the cut and the set. */
+static void test_quantised_kv(void)
+{
+    static const struct {
+        const char *preset, *type;
+        enum kern_kv kv;
+    } wide[] = {{"llama-k", "Q4_0", KERN_KV_Q8_0}, {"llama4-k", "Q4_K", KERN_KV_Q4_0}};
+    for (size_t i = 0; i < 2; i++) {
+        struct rig rig;
+        rig_open(&rig, rig_make(wide[i].preset, wide[i].type, 3, false, NULL));
+        check_model(&rig, wide[i].kv);
+        check_neighbours(&rig, wide[i].kv);
+        rig_close(&rig);
+    }
 }
 
 static void test_neighbours(void)
@@ -283,7 +329,7 @@ static void test_refusals(void)
 
 /* The same numbers in other tensors: what a writer of the file was free to choose. */
 struct form {
-    bool fuse, split, tie;
+    bool fuse, split, tie, fuse_experts;
 };
 
 static size_t type_bytes(const struct shard_tensor *t)
@@ -291,12 +337,14 @@ static size_t type_bytes(const struct shard_tensor *t)
     return (size_t)(t->bytes / t->dims[2]);
 }
 
+#define MAX_EXPERTS 16
+
 struct part {
     char name[PROTO_MAX_NAME_BYTES + 1];
     const struct kern_type_info *type;
     uint64_t dims[3];
-    const uint8_t *data[3]; /* one after another */
-    size_t bytes[3];
+    const uint8_t *data[2 * MAX_EXPERTS]; /* one after another */
+    size_t bytes[2 * MAX_EXPERTS];
 };
 
 static void add_part(struct part *parts, size_t *n, const struct shard_tensor *t)
@@ -318,6 +366,24 @@ static void add_expert_parts(struct part *parts, size_t *n, const struct shard_t
         p->dims[2] = 1;
         p->data[0] = t->data + x * type_bytes(t);
         p->bytes[0] = type_bytes(t);
+    }
+}
+
+/* ffn_gate_exps is followed by ffn_up_exps; each expert's rows of both come together. */
+static void add_gate_up_part(struct part *parts, size_t *n, const struct shard_gguf *gguf, size_t i)
+{
+    const struct shard_tensor *two[2] = {shard_gguf_tensor(gguf, i),
+                                         shard_gguf_tensor(gguf, i + 1)};
+    add_part(parts, n, two[0]);
+    struct part *p = &parts[*n - 1];
+    CU_ASSERT_FATAL(p->dims[2] <= MAX_EXPERTS);
+    char *rest = strstr(p->name, "_exps");
+    memmove(rest + 3, rest, strlen(rest) + 1);
+    memcpy(rest, "_up", 3);
+    p->dims[1] *= 2;
+    for (size_t j = 0; j < 2 * p->dims[2]; j++) {
+        p->bytes[j] = type_bytes(two[j % 2]);
+        p->data[j] = two[j % 2]->data + j / 2 * p->bytes[j];
     }
 }
 
@@ -354,7 +420,7 @@ static void write_parts(const struct shard_gguf *gguf, const struct part *parts,
     CU_ASSERT_PTR_NOT_NULL_FATAL(file);
     fwrite(header, 1, len, file);
     for (size_t i = 0; i < n; i++) {
-        for (int j = 0; j < 3 && parts[i].data[j]; j++)
+        for (int j = 0; j < 2 * MAX_EXPERTS && parts[i].data[j]; j++)
             fwrite(parts[i].data[j], 1, parts[i].bytes[j], file);
         while (ftell(file) % 32)
             fputc(0, file);
@@ -375,6 +441,9 @@ static void rewrite(const struct shard_gguf *gguf, struct form form, const char 
         if (form.fuse && strstr(t->name, "attn_q.weight")) {
             add_fused_part(parts, &n, gguf, i);
             i += 2;
+        } else if (form.fuse_experts && strstr(t->name, "ffn_gate_exps.weight")) {
+            add_gate_up_part(parts, &n, gguf, i);
+            i++;
         } else if (form.split && strstr(t->name, "_exps")) {
             add_expert_parts(parts, &n, t);
         } else {
@@ -421,20 +490,34 @@ static void test_forms(void)
     rig_close(&rig);
     rig_open(&rig, rig_make("mixtral-tiny", "Q8_0", 3, false, NULL));
     check_form(rig.gguf, (struct form){.split = true});
+    check_form(rig.gguf, (struct form){.fuse_experts = true});
+    rig_close(&rig);
+    rig_open(&rig, rig_make("gpt-oss-tiny", "F32", 3, false, NULL));
+    check_form(rig.gguf, (struct form){.fuse_experts = true});
     rig_close(&rig);
 }
 
-int main(void)
+static void add_tests(CU_pSuite suite)
 {
-    CU_initialize_registry();
-    CU_pSuite suite = CU_add_suite("exec", NULL, NULL);
     CU_add_test(suite, "same bits for any batch, threads, cut and set", test_same_bits);
     CU_add_test(suite, "same bits beside other sequences", test_neighbours);
+    CU_add_test(suite, "same bits with a quantised cache", test_quantised_kv);
     CU_add_test(suite, "same bits over a chunk's end", test_chunk_boundary);
     CU_add_test(suite, "going back", test_rewind);
     CU_add_test(suite, "wanted rows", test_wanted_rows);
     CU_add_test(suite, "refusals", test_refusals);
     CU_add_test(suite, "other forms of the same model", test_forms);
+}
+
+/* With the argument "threads": only what ThreadSanitizer is to look at. */
+int main(int argc, char **argv)
+{
+    CU_initialize_registry();
+    CU_pSuite suite = CU_add_suite("exec", NULL, NULL);
+    if (argc > 1 && strcmp(argv[1], "threads") == 0)
+        CU_add_test(suite, "same bits with several threads", test_threads);
+    else
+        add_tests(suite);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();
     int failures = (int)CU_get_number_of_failures();
