@@ -9,7 +9,9 @@
  *
  * with x[i] ~ d[i/block] * q[i], d = max|x| / 127 over the block, q rounded to nearest even, in
  * [-127, 127], and sum[j] = q[16j] + ... + q[16j+15]; the division is a product with the float
- * 127 / max|x|. A block whose max|x| is below KERN_ACT_TINY (that factor would overflow) counts as
+ * 127 / max|x|. Blocks of 32 have their d rounded to 11 bits (kern_round11): its product with a
+ * weight's half is then exact, two bytes hold it, and the values are those of engines that keep
+ * d as a half, so that a router whose experts are nearly tied chooses as theirs does. A block whose max|x| is below KERN_ACT_TINY (that factor would overflow) counts as
  * zeros: d = 0 and q = 0. Values that are not finite give an unspecified row, never a fault.
  * Records are padded with zeros to 64 bytes.
  */

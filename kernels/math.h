@@ -37,6 +37,14 @@ static inline uint32_t kern__to_bits(float value)
     return bits;
 }
 
+/* value with a significand of 11 bits, as many as a half has, ties to even; the exponent is kept, so
+ * nothing overflows or becomes subnormal as it would in a half. */
+static inline float kern_round11(float value)
+{
+    uint32_t bits = kern__to_bits(value);
+    return kern__from_bits((bits + 0xfff + (bits >> 13 & 1)) & ~(uint32_t)0x1fff);
+}
+
 /* yes where condition is 1, no where it is 0: by masks, because gcc makes a branch of the operator
  * and then does not vectorise the loop around it. */
 static inline float kern__select(int condition, float yes, float no)

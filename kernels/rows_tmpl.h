@@ -334,6 +334,8 @@ static void quantize_block(int8_t *q, float *d, int16_t *sums, const float *x, s
     float amax = vec_max_lanes(most);
     int zero = amax < KERN_ACT_TINY;
     *d = zero ? 0.0f : amax / 127.0f;
+    if (block == 32)
+        *d = kern_round11(*d);
     struct vec inverse = vec_set1(zero ? 0.0f : 127.0f / amax);
     for (size_t i = 0; i < block; i += LANES)
         sums[i / LANES] = vec_store_i8(q + i, vec_mul(vec_load(x + i), inverse));

@@ -445,6 +445,13 @@ static void test_kv_names(void)
     CU_ASSERT_EQUAL(kern_kv_bytes(KERN_KV_Q4_0, 64), 36);
 }
 
+static float eleven_bits(float value)
+{
+    int exponent;
+    double fraction = frexp(value, &exponent);
+    return (float)ldexp(nearbyint(ldexp(fraction, 11)), exponent - 11);
+}
+
 static void quantize_reference(void *record, const float *x, enum kern_act act, size_t k)
 {
     size_t block = kern_act_block(act);
@@ -459,6 +466,8 @@ static void quantize_reference(void *record, const float *x, enum kern_act act, 
         int zero = most < KERN_ACT_TINY;
         float inverse = zero ? 0.0f : 127.0f / most;
         d[i / block] = zero ? 0.0f : most / 127.0f;
+        if (block == 32)
+            d[i / block] = eleven_bits(d[i / block]);
         for (size_t j = i; j < i + block; j++) {
             long rounded = lrintf(x[j] * inverse);
             q[j] = (int8_t)(rounded > 127 ? 127 : rounded < -127 ? -127 : rounded);
