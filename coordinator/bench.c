@@ -19,10 +19,9 @@ static int32_t *make_ids(uint32_t n, uint32_t n_vocab)
     return ids;
 }
 
-/* One request; *end gets its DONE event. */
-static enum proto_status run_once(struct coord_engine *engine, const int32_t *ids, uint32_t n_ids,
-                                  uint32_t n_generate, struct coord_event *end,
-                                  struct proto_error *error)
+static enum proto_status submit(struct coord_engine *engine, const int32_t *ids, uint32_t n_ids,
+                                uint32_t n_generate, struct coord_stream **stream,
+                                struct proto_error *error)
 {
     struct coord_request request = {.want = COORD_WANT_TOKENS,
                                     .ids = ids,
@@ -30,11 +29,14 @@ static enum proto_status run_once(struct coord_engine *engine, const int32_t *id
                                     .max_tokens = n_generate,
                                     .ignore_eog = true,
                                     .sampling = TEXT_SAMPLING_DEFAULT};
-    struct coord_stream *stream;
     request.sampling.temperature = 0;
-    enum proto_status status = coord_engine_submit(engine, &request, &stream, error);
-    if (status != PROTO_OK)
-        return status;
+    return coord_engine_submit(engine, &request, stream, error);
+}
+
+/* Reads a stream to its end; *end gets its DONE event. */
+static enum proto_status finish(struct coord_stream *stream, struct coord_event *end,
+                                struct proto_error *error)
+{
     while (coord_stream_next(stream, end, -1))
         if (end->kind == COORD_EVENT_DONE || end->kind == COORD_EVENT_FAILED)
             break;
@@ -42,6 +44,34 @@ static enum proto_status run_once(struct coord_engine *engine, const int32_t *id
     return end->kind == COORD_EVENT_DONE
                ? PROTO_OK
                : proto_fail(error, end->error.status, "%s", end->error.text);
+}
+
+/* The same request n times at once; *end gets the DONE event of the one that decoded longest. */
+static enum proto_status run_together(struct coord_engine *engine, const int32_t *ids,
+                                      uint32_t n_ids, uint32_t n_generate, uint32_t n,
+                                      struct coord_event *end, struct proto_error *error)
+{
+    struct coord_stream **streams = calloc(n, sizeof(struct coord_stream *));
+    enum proto_status status =
+        streams ? PROTO_OK : proto_fail_nomem(error, n * sizeof *streams, "the requests");
+    uint32_t started = 0;
+    *end = (struct coord_event){0};
+    while (status == PROTO_OK && started < n) {
+        status = submit(engine, ids, n_ids, n_generate, &streams[started], error);
+        started += status == PROTO_OK;
+    }
+    for (uint32_t i = 0; i < started; i++) {
+        struct coord_event event;
+        if (status != PROTO_OK) {
+            coord_stream_destroy(streams[i]);
+            continue;
+        }
+        status = finish(streams[i], &event, error);
+        if (status == PROTO_OK && event.decode_ns >= end->decode_ns)
+            *end = event;
+    }
+    free(streams);
+    return status;
 }
 
 static int by_value(const void *a, const void *b)
@@ -56,13 +86,15 @@ static enum proto_status run_rounds(struct coord_engine *engine, const int32_t *
                                     struct coord_status *status_out, struct proto_error *error)
 {
     struct coord_event end;
-    uint32_t n_ids = decode ? 1 : p->n_prompt, n_generate = decode ? p->n_generate + 1 : 1;
-    enum proto_status status = run_once(engine, ids, n_ids, n_generate, &end, error);
+    uint32_t n_ids = decode ? p->n_depth : p->n_prompt, n = decode ? p->n_sequences : 1;
+    uint32_t n_generate = decode ? p->n_generate + 1 : 1;
+    enum proto_status status = run_together(engine, ids, n_ids, n_generate, n, &end, error);
     coord_engine_reset_times(engine);
     for (uint32_t i = 0; i < p->n_rounds && status == PROTO_OK; i++) {
-        status = run_once(engine, ids, n_ids, n_generate, &end, error);
+        status = run_together(engine, ids, n_ids, n_generate, n, &end, error);
         uint64_t ns = decode ? end.decode_ns : end.prompt_ns;
-        rates[i] = ns ? (decode ? p->n_generate : p->n_prompt) * 1e9 / (double)ns : 0;
+        double tokens = decode ? (double)p->n_generate * n : p->n_prompt;
+        rates[i] = ns ? tokens * 1e9 / (double)ns : 0;
     }
     if (status != PROTO_OK)
         return status;
@@ -70,14 +102,24 @@ static enum proto_status run_rounds(struct coord_engine *engine, const int32_t *
     return coord_engine_status(engine, status_out, error);
 }
 
+uint64_t coord_bench_ctx(const struct coord_bench_params *p)
+{
+    uint64_t prefill = (uint64_t)p->n_prompt + 1;
+    uint64_t decode = (uint64_t)p->n_depth + p->n_generate + 1;
+    return prefill > decode ? prefill : decode;
+}
+
 static enum proto_status check_params(const struct coord_bench_params *p, uint32_t ctx,
                                       struct proto_error *error)
 {
-    if (p->n_prompt < 1 || p->n_generate < 1 || p->n_prompt + 1 > ctx || p->n_generate + 2 > ctx)
+    if (p->n_prompt < 1 || p->n_generate < 1 || p->n_depth < 1 || coord_bench_ctx(p) > ctx)
         return proto_fail(error, PROTO_INVALID,
-                          "bench of %u prompt and %u generated tokens: each must be at least 1 and "
-                          "fit the context of %u",
-                          p->n_prompt, p->n_generate, ctx);
+                          "bench of a prompt of %u tokens, and %u generated at depth %u: each must "
+                          "be at least 1 and fit the context of %u",
+                          p->n_prompt, p->n_generate, p->n_depth, ctx);
+    if (p->n_sequences < 1 || p->n_sequences > PROTO_MAX_SEQUENCES)
+        return proto_fail(error, PROTO_INVALID, "%u sequences together: expected 1 to %u",
+                          p->n_sequences, PROTO_MAX_SEQUENCES);
     if (p->n_rounds < 1 || p->n_rounds > MAX_ROUNDS)
         return proto_fail(error, PROTO_INVALID, "%u rounds: expected 1 to %u", p->n_rounds,
                           MAX_ROUNDS);
@@ -95,9 +137,10 @@ enum proto_status coord_bench_run(struct coord_engine *engine,
     enum proto_status status = check_params(params, coord_engine_ctx(engine), error);
     if (status != PROTO_OK)
         return status;
-    int32_t *ids = make_ids(params->n_prompt, coord_engine_model(engine)->n_vocab);
+    uint32_t longest = params->n_prompt > params->n_depth ? params->n_prompt : params->n_depth;
+    int32_t *ids = make_ids(longest, coord_engine_model(engine)->n_vocab);
     if (!ids)
-        return proto_fail_nomem(error, params->n_prompt * sizeof *ids, "a prompt");
+        return proto_fail_nomem(error, longest * sizeof *ids, "a prompt");
     if ((status = coord_engine_read_bandwidth(engine, &out->bus_bytes_s, error)) == PROTO_OK &&
         (status = run_rounds(engine, ids, false, params, prefill, &out->prefill_status, error)) ==
             PROTO_OK)
@@ -152,9 +195,10 @@ static json_t *stages_json(const struct coord_status *status)
 char *coord_bench_json(const struct coord_bench *b)
 {
     json_t *root = json_pack(
-        "{s:s s:i s:i s:i s:f s:f s:[f,f] s:[f,f] s:f s:I s:o s:o}", "model",
+        "{s:s s:i s:i s:i s:i s:i s:f s:f s:[f,f] s:[f,f] s:f s:I s:o s:o}", "model",
         b->decode_status.model, "n_prompt", (int)b->params.n_prompt, "n_generate",
-        (int)b->params.n_generate, "rounds", (int)b->params.n_rounds, "prefill", b->prefill,
+        (int)b->params.n_generate, "rounds", (int)b->params.n_rounds, "depth",
+        (int)b->params.n_depth, "sequences", (int)b->params.n_sequences, "prefill", b->prefill,
         "decode", b->decode, "prefill_range", b->prefill_min, b->prefill_max, "decode_range",
         b->decode_min, b->decode_max, "bus_gb_s", b->bus_bytes_s / 1e9, "bytes_per_token",
         (json_int_t)b->bytes_per_token, "stages", stages_json(&b->decode_status), "prefill_stages",
@@ -167,15 +211,22 @@ char *coord_bench_json(const struct coord_bench *b)
 void coord_bench_print(const struct coord_bench *b, FILE *out)
 {
     double used = (double)b->bytes_per_token * b->decode;
+    uint32_t together = b->params.n_sequences;
     fprintf(out, "%s\n\n", b->decode_status.model);
     fprintf(out, "%-22s %10s %10s %10s\n", "", "median", "least", "most");
     fprintf(out, "prefill %4u, tokens/s  %10.2f %10.2f %10.2f\n", b->params.n_prompt, b->prefill,
             b->prefill_min, b->prefill_max);
     fprintf(out, "decode  %4u, tokens/s  %10.2f %10.2f %10.2f\n", b->params.n_generate, b->decode,
             b->decode_min, b->decode_max);
-    fprintf(out, "\nmemory reads %.1f GB/s; decoding reads %.2f GB a token, %.1f GB/s: %.0f%%\n",
-            b->bus_bytes_s / 1e9, (double)b->bytes_per_token / 1e9, used / 1e9,
-            100 * used / b->bus_bytes_s);
+    if (b->params.n_depth > 1 || together > 1)
+        fprintf(out, "decoding %u sequences together, from position %u on\n", together,
+                b->params.n_depth);
+    fprintf(out, "\nmemory reads %.1f GB/s; a token reads %.2f GB of weights", b->bus_bytes_s / 1e9,
+            (double)b->bytes_per_token / 1e9);
+    /* Sequences that decode together share what is read, but not always all of it. */
+    if (together == 1)
+        fprintf(out, ", decoding %.1f GB/s: %.0f%%", used / 1e9, 100 * used / b->bus_bytes_s);
+    fputc('\n', out);
     fprintf(out, "\na token of decode:\n");
     coord_report_workers(&b->decode_status, out);
     fprintf(out, "\na batch of prefill:\n");

@@ -44,9 +44,7 @@ static enum proto_status bench(const struct coord_cli *cli, const struct coord_b
                                bool as_json, struct proto_error *error)
 {
     struct coord_backend backend;
-    uint32_t longest =
-        params->n_prompt > params->n_generate ? params->n_prompt : params->n_generate;
-    enum proto_status status = coord_backend_open(&backend, cli, (uint64_t)longest + 2, error);
+    enum proto_status status = coord_backend_open(&backend, cli, coord_bench_ctx(params), error);
     if (status != PROTO_OK)
         return status;
     status = backend.engine ? bench_here(&backend, params, as_json, error)
@@ -57,13 +55,17 @@ static enum proto_status bench(const struct coord_cli *cli, const struct coord_b
 
 int command_bench(int argc, char **argv)
 {
-    struct coord_bench_params params = {.n_prompt = 512, .n_generate = 64, .n_rounds = 3};
+    struct coord_bench_params params = COORD_BENCH_DEFAULT;
     bool as_json = false;
     const struct coord_option options[] = {
         {'p', "prompt", "N", "tokens of the prompt (default 512)", COORD_OPTION_U32,
          &params.n_prompt, 1, PROTO_MAX_CONTEXT, NULL},
         {'n', "tokens", "N", "tokens to generate (default 64)", COORD_OPTION_U32,
          &params.n_generate, 1, PROTO_MAX_CONTEXT, NULL},
+        {'d', "depth", "N", "positions before the tokens that are generated (default 1)",
+         COORD_OPTION_U32, &params.n_depth, 1, PROTO_MAX_CONTEXT, NULL},
+        {0, "sequences", "N", "sequences that generate together (default 1)", COORD_OPTION_U32,
+         &params.n_sequences, 1, PROTO_MAX_SEQUENCES, NULL},
         {'r', "rounds", "N", "rounds that are counted (default 3)", COORD_OPTION_U32,
          &params.n_rounds, 1, 64, NULL},
         {0, "json", NULL, "print one JSON object", COORD_OPTION_FLAG, &as_json, 0, 0, NULL},
@@ -82,5 +84,7 @@ int command_bench(int argc, char **argv)
     int stop = coord_cli_parse(&cli, &command, argc, argv);
     if (stop >= 0)
         return stop;
+    if (cli.parallel < params.n_sequences)
+        cli.parallel = params.n_sequences;
     return bench(&cli, &params, as_json, &error) == PROTO_OK ? 0 : coord_cli_fail(&command, &error);
 }

@@ -17,6 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define CHUNKS_A_STAGE 4u
+#define MIN_CHUNK      32u
+#define CHUNK_STEP     16u /* kernels like row counts that are multiples of their groups */
+
 void engine__seq_destroy(struct coord_seq *seq)
 {
     if (!seq)
@@ -166,14 +170,33 @@ static void add_generating(struct coord_engine *e, struct draft *draft)
     }
 }
 
+/* Rows of prompts that a batch takes. A pipeline of S stages computes m chunks in the time of
+ * m + S - 1, so there must be several for each stage; but every chunk reads all weights, so they
+ * must not be short either. */
+static size_t prompt_room(const struct coord_engine *e, const struct draft *draft)
+{
+    size_t rows = 0, most = draft->max_rows, stages = e->plan->n_stages;
+    for (const struct coord_seq *seq = e->active; seq; seq = seq->next)
+        rows += seq->finished || generating(seq) ? 0 : seq->n_prompt;
+    if (stages > 1) {
+        size_t chunk = rows / (CHUNKS_A_STAGE * stages) + 1;
+        chunk = (chunk + CHUNK_STEP - 1) / CHUNK_STEP * CHUNK_STEP;
+        chunk = chunk < MIN_CHUNK ? MIN_CHUNK : chunk;
+        most = chunk < most ? chunk : most;
+    }
+    return most > draft->batch->n_rows ? most - draft->batch->n_rows : 0;
+}
+
 static void add_prompts(struct coord_engine *e, struct draft *draft)
 {
+    size_t room = prompt_room(e, draft);
     for (struct coord_seq *seq = e->active; seq; seq = seq->next) {
         size_t n = generating(seq) ? 0 : ready_rows(seq);
-        size_t room = draft->max_rows - draft->batch->n_rows;
         if (!n || !room || (seq->want == COORD_WANT_LOGITS && engine__stream_full(seq->stream)))
             continue;
-        add_range(draft, seq, (uint32_t)(n < room ? n : room));
+        n = n < room ? n : room;
+        add_range(draft, seq, (uint32_t)n);
+        room -= n;
         draft->prompts = true;
         if (!seq->first_batch_ns)
             seq->first_batch_ns = net_now_ns();

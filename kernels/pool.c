@@ -44,6 +44,12 @@
 /* A thread that waits for its turn takes a cache line that the running ones do not write. */
 #define LINE_BYTES 64
 
+/* A thread's own share of a loop: items [next, end) have not been taken. */
+struct share {
+    _Alignas(LINE_BYTES) atomic_size_t next;
+    size_t end;
+};
+
 struct worker {
     struct kern_pool *pool;
     unsigned thread;
@@ -55,14 +61,13 @@ struct kern_pool {
     _Atomic uint32_t sleepers;
     _Alignas(LINE_BYTES) _Atomic uint32_t done;
     _Atomic uint32_t caller_sleeps;
-    _Alignas(LINE_BYTES) atomic_size_t next;
-    _Alignas(LINE_BYTES) size_t n;
-    size_t chunk;
+    _Alignas(LINE_BYTES) size_t chunk;
     kern_pool_fn *fn;
     void *arg;
     unsigned n_threads; /* the caller included */
     unsigned n_started;
-    struct worker workers[];
+    struct worker *workers; /* n_threads - 1, behind the shares */
+    struct share shares[];
 };
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t expected)
@@ -109,15 +114,23 @@ static bool spin_while(_Atomic uint32_t *word, uint32_t mask, uint32_t value)
     }
 }
 
+static void take_share(struct kern_pool *pool, struct share *share, unsigned thread)
+{
+    size_t end = share->end, chunk = pool->chunk;
+    for (;;) {
+        size_t first = atomic_fetch_add_explicit(&share->next, chunk, memory_order_relaxed);
+        if (first >= end)
+            return;
+        pool->fn(pool->arg, first, end - first < chunk ? end : first + chunk, thread);
+    }
+}
+
+/* The thread's own share first, then what is left of the others'. */
 static void take_chunks(struct kern_pool *pool, unsigned thread)
 {
-    size_t n = pool->n, chunk = pool->chunk;
-    for (;;) {
-        size_t first = atomic_fetch_add_explicit(&pool->next, chunk, memory_order_relaxed);
-        if (first >= n)
-            return;
-        pool->fn(pool->arg, first, n - first < chunk ? n : first + chunk, thread);
-    }
+    unsigned n = pool->n_threads;
+    for (unsigned i = thread; i < thread + n; i++)
+        take_share(pool, &pool->shares[i < n ? i : i - n], thread);
 }
 
 /* Counts the calling thread as inside, unless the loop is closed. */
@@ -202,13 +215,15 @@ enum proto_status kern_pool_create(struct kern_pool **out, unsigned n_threads,
         return proto_fail(error, PROTO_INVALID,
                           "threads: expected 1 to %u, found %u; choose another number",
                           KERN_POOL_MAX_THREADS, n_threads);
-    size_t bytes = sizeof(struct kern_pool) + n_threads * sizeof(struct worker);
+    size_t workers_at = sizeof(struct kern_pool) + n_threads * sizeof(struct share);
+    size_t bytes = workers_at + (n_threads - 1) * sizeof(struct worker);
     bytes = (bytes + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES;
     struct kern_pool *pool = aligned_alloc(LINE_BYTES, bytes);
     if (!pool)
         return proto_fail_nomem(error, bytes, "a thread pool");
     memset(pool, 0, bytes);
     pool->n_threads = n_threads;
+    pool->workers = (struct worker *)((char *)pool + workers_at);
     int failed = start_workers(pool);
     if (failed) {
         unsigned started = pool->n_started + 1;
@@ -263,17 +278,29 @@ static size_t default_chunk(size_t n, unsigned n_threads)
     return n / pieces + (n % pieces != 0);
 }
 
+/* Whole chunks for every thread, as even as they go. */
+static void share_out(struct kern_pool *pool, size_t n)
+{
+    size_t n_chunks = n / pool->chunk + (n % pool->chunk != 0), first = 0;
+    for (unsigned i = 0; i < pool->n_threads; i++) {
+        size_t end = n_chunks * (i + 1) / pool->n_threads * pool->chunk;
+        end = end < n ? end : n;
+        pool->shares[i].end = end;
+        atomic_store_explicit(&pool->shares[i].next, first, memory_order_relaxed);
+        first = end;
+    }
+}
+
 void kern_pool_run(struct kern_pool *pool, size_t n, size_t chunk, kern_pool_fn *fn, void *arg)
 {
     if (!n)
         return;
     if (!chunk)
         chunk = default_chunk(n, pool->n_threads);
-    pool->n = n;
     pool->chunk = chunk < n ? chunk : n;
     pool->fn = fn;
     pool->arg = arg;
-    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+    share_out(pool, n);
     if (pool->n_threads == 1 || pool->chunk == n) {
         take_chunks(pool, 0);
         return;

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A pool of threads that run one loop at a time. The caller is one of the threads. Work is taken
- * in chunks from a shared counter, so a thread that is held up takes less of it. Between loops the
+ * A pool of threads that run one loop at a time. The caller is one of the threads. Each thread has
+ * a share of the items that lie side by side, so that it reads memory in order, and takes it in
+ * chunks; when its own is done it takes chunks of the others', so a thread that is held up does
+ * less. Between loops the
  * threads spin for at most 50 microseconds and then sleep.
  *
  * A pool belongs to one calling thread: run is not called from two threads at once.

@@ -7,11 +7,13 @@
 
 static bool read_params(const json_t *body, struct coord_bench_params *p, struct api__fault *fault)
 {
-    static const char *const fields[] = {"prompt_tokens", "tokens", "rounds"};
-    uint32_t *const targets[] = {&p->n_prompt, &p->n_generate, &p->n_rounds};
-    if (!api__json_only(body, fields, 3, fault))
+    static const char *const fields[] = {"prompt_tokens", "tokens", "rounds", "depth", "sequences"};
+    uint32_t *const targets[] = {&p->n_prompt, &p->n_generate, &p->n_rounds, &p->n_depth,
+                                 &p->n_sequences};
+    const size_t n = sizeof fields / sizeof fields[0];
+    if (!api__json_only(body, fields, n, fault))
         return false;
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < n; i++) {
         json_int_t value = *targets[i];
         if (!api__json_integer(body, fields[i], 1, PROTO_MAX_CONTEXT, &value, fault))
             return false;
@@ -41,7 +43,7 @@ static json_t *result_json(const struct coord_bench *bench)
 
 static json_t *bench(struct api__request *r, struct api__fault *fault)
 {
-    struct coord_bench_params params = {.n_prompt = 512, .n_generate = 64, .n_rounds = 3};
+    struct coord_bench_params params = COORD_BENCH_DEFAULT;
     struct coord_bench result;
     struct proto_error error;
     json_t *body = api__json_load(r->body, r->len, fault);

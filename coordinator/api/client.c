@@ -343,8 +343,9 @@ enum proto_status api_client_bench(struct api_client *client,
                                    char **text, struct proto_error *error)
 {
     json_t *answer = NULL;
-    json_t *body = json_pack("{s:i, s:i, s:i}", "prompt_tokens", (int)params->n_prompt, "tokens",
-                             (int)params->n_generate, "rounds", (int)params->n_rounds);
+    json_t *body = json_pack("{s:i, s:i, s:i, s:i, s:i}", "prompt_tokens", (int)params->n_prompt,
+                             "tokens", (int)params->n_generate, "rounds", (int)params->n_rounds,
+                             "depth", (int)params->n_depth, "sequences", (int)params->n_sequences);
     if (!body)
         return proto_fail_nomem(error, sizeof *params, "a question");
     enum proto_status status =

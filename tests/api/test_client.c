@@ -177,13 +177,17 @@ static void test_logits(void)
 
 static void test_bench(void)
 {
-    const struct coord_bench_params params = {.n_prompt = 100, .n_generate = 8, .n_rounds = 3};
+    struct coord_bench_params params = COORD_BENCH_DEFAULT;
+    params.n_prompt = 100;
+    params.n_generate = 8;
+    params.n_depth = 20;
+    params.n_sequences = 2;
     struct proto_error error;
     char *text = NULL;
     CU_ASSERT_EQUAL_FATAL(api_client_bench(client, &params, true, &text, &error), PROTO_OK);
     json_t *result = json_loads(text, 0, NULL);
     CU_ASSERT_EQUAL(json_number_value(json_object_get(result, "prefill")), 200);
-    CU_ASSERT_EQUAL(json_number_value(json_object_get(result, "decode")), 4);
+    CU_ASSERT_EQUAL(json_number_value(json_object_get(result, "decode")), 8);
     CU_ASSERT_EQUAL(json_number_value(json_object_get(result, "bus_gb_s")), 10);
     CU_ASSERT_EQUAL(json_array_size(json_object_get(result, "stages")), 2);
     json_decref(result);
@@ -191,9 +195,8 @@ static void test_bench(void)
     CU_ASSERT_EQUAL_FATAL(api_client_bench(client, &params, false, &text, &error), PROTO_OK);
     CU_ASSERT_PTR_NOT_NULL(strstr(text, "memory reads 10.0 GB/s"));
     free(text);
-    const struct coord_bench_params too_long = {
-        .n_prompt = 1 << 20, .n_generate = 1, .n_rounds = 1};
-    CU_ASSERT_EQUAL(api_client_bench(client, &too_long, true, &text, &error), PROTO_INVALID);
+    params.n_depth = 1 << 20;
+    CU_ASSERT_EQUAL(api_client_bench(client, &params, true, &text, &error), PROTO_INVALID);
 }
 
 static void test_tokens(void)
