@@ -94,6 +94,7 @@ static enum proto_status converse(struct chat *chat, struct proto_error *error)
             status = turn(chat, line, error);
         if (status && person && status != PROTO_IO && !atomic_load(&flags.ended)) {
             fprintf(stderr, "caravan run: %s\n", error->text);
+            fputs("The message is taken back; /clear forgets the conversation.\n", stderr);
             status = PROTO_OK;
         }
     }
@@ -123,7 +124,9 @@ enum proto_status coord_chat(struct coord_backend *backend,
     if (!chat.messages)
         return proto_fail_nomem(error, 0, "a conversation");
     enum proto_status status = PROTO_OK;
-    if (!backend->engine) {
+    if (backend->engine) {
+        status = text_chat_check(coord_engine_chat(backend->engine), error);
+    } else {
         coord_interrupt_block();
         status = coord_interrupt_begin(NULL, error);
     }

@@ -23,6 +23,30 @@ static bool write_out(const char *text, size_t len)
     return fwrite(text, 1, len, stdout) == len && fflush(stdout) == 0;
 }
 
+/* Bytes of the control character at the start of a text, which is whole characters: a terminal
+ * would obey it. Line ends and tabs are none here. */
+static size_t control_bytes(const char *text, size_t len)
+{
+    const unsigned char *c = (const unsigned char *)text;
+    if (len > 1 && c[0] == 0xc2 && c[1] < 0xa0)
+        return 2;
+    return (c[0] < 0x20 && c[0] != '\n' && c[0] != '\t') || c[0] == 0x7f;
+}
+
+/* Without control characters. */
+static bool write_visible(const char *text, size_t len)
+{
+    size_t first = 0, at = 0;
+    while (at < len) {
+        size_t control = control_bytes(text + at, len - at);
+        if (control > 0 && !write_out(text + first, at - first))
+            return false;
+        at += control > 0 ? control : 1;
+        first = control > 0 ? at : first;
+    }
+    return write_out(text + first, len - first);
+}
+
 static bool keep(struct coord_chat_answer *a, const char *text, size_t len)
 {
     if (a->cap - a->len <= len) {
@@ -55,7 +79,8 @@ static bool on_delta(void *user, bool reasoning, const char *text, size_t len)
         return false;
     bool shown = d->terminal || !reasoning;
     bool ok = (reasoning || keep(d->answer, text, len)) &&
-              (!shown || (switch_to(d, reasoning) && write_out(text, len)));
+              (!shown || (switch_to(d, reasoning) &&
+                          (d->terminal ? write_visible(text, len) : write_out(text, len))));
     d->failed = !ok;
     return ok;
 }

@@ -81,6 +81,13 @@ static void warn_if_open(const struct api_server *server, const char *api_key)
                   "url=%s everybody who reaches it may use the model: set --api-key", url);
 }
 
+static void warn_if_mute(const struct coord_engine *engine)
+{
+    struct proto_error error;
+    if (text_chat_check(coord_engine_chat(engine), &error))
+        proto_log(PROTO_LOG_WARN, "API-NO-CHAT", "%s", error.text);
+}
+
 static enum proto_status serve(struct service *s, const struct coord_cli *cli,
                                const struct api_server_options *options)
 {
@@ -97,6 +104,7 @@ static enum proto_status serve(struct service *s, const struct coord_cli *cli,
         status = api_server_start(&s->server, s->engine, options, &s->error);
     if (!status) {
         warn_if_open(s->server, options->api_key);
+        warn_if_mute(s->engine);
         status = run(s);
     }
     api_server_stop(s->server);

@@ -107,7 +107,8 @@ static enum proto_status make_plan(struct coord_engine *e, struct coord_worker *
     struct shard_plan_worker machines[PROTO_MAX_WORKERS];
     for (uint32_t i = 0; i < n; i++)
         machines[i] = (struct shard_plan_worker){.name = workers[i]->name,
-                                                 .memory_bytes = workers[i]->memory_bytes};
+                                                 .memory_bytes = workers[i]->memory_bytes,
+                                                 .threads = workers[i]->threads};
     struct shard_plan_options options = {.kv = e->options.kv,
                                          .ctx = e->options.ctx,
                                          .max_seqs = e->options.parallel,

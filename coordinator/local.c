@@ -54,7 +54,7 @@ static enum proto_status start_child(struct coord_child *child, struct proto_err
     net_token_format(&e->keys, token);
     strcat(token, "\n");
     snprintf(threads, sizeof threads, "%u", thread_share(e));
-    snprintf(memory, sizeof memory, "%.6f", (double)memory_share(e) / 1e9);
+    snprintf(memory, sizeof memory, "%.6f", (double)child->memory_bytes / 1e9);
     const char *argv[24] = {e->worker_path, "--local", "--join",   net_link_endpoint(e->inner.link),
                             "--token",      "-",       "--name",   child->name,
                             "--threads",    threads,   "--memory", memory,
@@ -75,11 +75,13 @@ static enum proto_status start_child(struct coord_child *child, struct proto_err
 
 enum proto_status engine__start_children(struct coord_engine *e, struct proto_error *error)
 {
+    uint64_t share = memory_share(e);
     e->children = calloc(e->options.local_workers, sizeof *e->children);
     if (!e->children)
         return proto_fail_nomem(error, e->options.local_workers * sizeof *e->children, "workers");
     for (unsigned i = 0; i < e->options.local_workers; i++) {
         e->children[i].engine = e;
+        e->children[i].memory_bytes = share;
         snprintf(e->children[i].name, sizeof e->children[i].name, "local-%u", i + 1);
     }
     enum proto_status status = PROTO_OK;

@@ -279,6 +279,9 @@ static int store_bias(const struct table *t, struct coord_option_biases *biases,
     if (!read_bias(value, &biases->values[biases->n]))
         return usage(t, "%s %.100s: expected a token's id, = and a number, as 15=-2.5 or 15=-inf",
                      shown, value);
+    for (size_t i = 0; i < biases->n; i++)
+        if (biases->values[i].id == biases->values[biases->n].id)
+            return usage(t, "%s is given twice for token %d", shown, biases->values[i].id);
     biases->n++;
     return -1;
 }

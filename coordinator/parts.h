@@ -88,7 +88,8 @@ struct coord_child {
     struct coord_engine *engine;
     struct net_child *process;
     char name[32];
-    uint64_t restart_ns; /* 0: running */
+    uint64_t memory_bytes; /* its share, however much is free when it is restarted */
+    uint64_t restart_ns;   /* 0: running */
 };
 
 /* A place where workers join. */

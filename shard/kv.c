@@ -78,6 +78,13 @@ uint64_t shard_kv_bytes(const struct shard_program *program, enum kern_kv type, 
     return sum;
 }
 
+uint64_t shard_kv_limit(const struct shard_program *program, enum kern_kv type, uint64_t n,
+                        uint32_t max_seqs)
+{
+    uint64_t most = 1ull << 52, bytes = shard_kv_bytes(program, type, n);
+    return bytes > most / max_seqs ? most : bytes * max_seqs;
+}
+
 enum proto_status shard_kv_create(struct shard_kv **out, const struct shard_program *program,
                                   const struct shard_kv_options *options, struct proto_error *error)
 {

@@ -83,4 +83,8 @@ enum kern_kv shard_kv_type(const struct shard_kv *kv);
 uint64_t shard_kv_used(const struct shard_kv *kv);
 uint64_t shard_kv_bytes(const struct shard_program *program, enum kern_kv type, uint64_t n);
 
+/* The same for max_seqs sequences; what is more than any machine has (2^52) stays there. */
+uint64_t shard_kv_limit(const struct shard_program *program, enum kern_kv type, uint64_t n,
+                        uint32_t max_seqs);
+
 #endif

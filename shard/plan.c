@@ -12,7 +12,7 @@
 struct costs {
     uint64_t *sums;             /* n_layers + 1 */
     uint64_t embed, head, tied; /* tied: counted in both, held once by a slice that has both */
-    uint64_t scratch;
+    uint64_t scratch, thread_scratch; /* of each worker, and of each of its threads besides */
 };
 
 struct planner {
@@ -37,13 +37,9 @@ static const char *bytes_text(uint64_t bytes, char text[BYTES_TEXT])
     return text;
 }
 
-static uint64_t kv_bytes(const struct planner *p, const struct shard_program *program)
-{
-    return p->options->max_seqs * shard_kv_bytes(program, p->options->kv, p->options->ctx);
-}
-
-/* Fills the three sizes of a stage from the program it would run. */
-static enum proto_status measure(const struct planner *p, struct shard_stage *stage)
+/* Fills the three sizes of a stage from the program it would run with that many threads. */
+static enum proto_status measure(const struct planner *p, uint32_t threads,
+                                 struct shard_stage *stage)
 {
     struct shard_program *program;
     enum proto_status status =
@@ -52,8 +48,10 @@ static enum proto_status measure(const struct planner *p, struct shard_stage *st
     if (status != PROTO_OK)
         return status;
     stage->weight_bytes = shard_program_weight_bytes(program);
-    stage->kv_bytes = kv_bytes(p, program);
-    stage->scratch_bytes = shard_program_buffer_bytes(program, p->options->max_rows);
+    stage->kv_bytes =
+        shard_kv_limit(program, p->options->kv, p->options->ctx, p->options->max_seqs);
+    stage->scratch_bytes = shard_program_buffer_bytes(program, p->options->max_rows) +
+                           threads * shard_attention_scratch_bytes(program, p->options->ctx);
     shard_program_destroy(program);
     return PROTO_OK;
 }
@@ -69,21 +67,24 @@ static enum proto_status fill_costs(struct planner *p)
     uint32_t n = p->model->n_layers;
     struct shard_stage embed = {.embed = true}, head = {.head = true};
     struct shard_stage both = {.embed = true, .head = true};
-    struct shard_stage all = {.layer_end = n, .embed = true, .head = true};
-    enum proto_status status = measure(p, &embed);
+    struct shard_stage all = {.layer_end = n, .embed = true, .head = true}, thread = all;
+    enum proto_status status = measure(p, 0, &embed);
     if (status == PROTO_OK)
-        status = measure(p, &head);
+        status = measure(p, 0, &head);
     if (status == PROTO_OK)
-        status = measure(p, &both);
+        status = measure(p, 0, &both);
     if (status == PROTO_OK)
-        status = measure(p, &all);
+        status = measure(p, 0, &all);
+    if (status == PROTO_OK)
+        status = measure(p, 1, &thread);
     c->embed = embed.weight_bytes;
     c->head = head.weight_bytes;
     c->tied = embed.weight_bytes + head.weight_bytes - both.weight_bytes;
     c->scratch = all.scratch_bytes;
+    c->thread_scratch = thread.scratch_bytes - all.scratch_bytes;
     for (uint32_t il = 0; il < n && status == PROTO_OK; il++) {
         struct shard_stage one = {.layer_first = il, .layer_end = il + 1};
-        status = measure(p, &one);
+        status = measure(p, 0, &one);
         c->sums[il + 1] = c->sums[il] + one.weight_bytes + one.kv_bytes;
     }
     return status;
@@ -94,7 +95,8 @@ static double load(const struct planner *p, uint32_t w, uint32_t a, uint32_t b)
 {
     const struct costs *c = &p->costs;
     bool embed = a == 0, head = b == p->model->n_layers;
-    uint64_t bytes = c->sums[b] - c->sums[a] + c->scratch + (embed ? c->embed : 0) +
+    uint64_t scratch = c->scratch + p->workers[w].threads * c->thread_scratch;
+    uint64_t bytes = c->sums[b] - c->sums[a] + scratch + (embed ? c->embed : 0) +
                      (head ? c->head : 0) - (embed && head ? c->tied : 0);
     uint64_t memory = p->workers[w].memory_bytes;
     return (double)bytes / (double)(memory ? memory : 1);
@@ -212,8 +214,7 @@ static enum proto_status fail_total(const struct planner *p, const struct shard_
     uint64_t needed = stage_bytes(sum);
     return proto_fail(p->error, PROTO_CAPACITY,
                       "the model does not fit: it needs %s (weights %s, KV %s for %u sequences of "
-                      "%llu, scratch %s), the workers offer %s: %s are missing; add workers or "
-                      "memory, or lower the context",
+                      "%llu, scratch %s), the workers offer %s: %s are missing",
                       bytes_text(needed, a), bytes_text(sum->weight_bytes, b),
                       bytes_text(sum->kv_bytes, c), p->options->max_seqs,
                       (unsigned long long)p->options->ctx, bytes_text(sum->scratch_bytes, d),
@@ -226,11 +227,9 @@ static enum proto_status fail_worker(const struct planner *p, const struct shard
     const struct shard_plan_worker *w = &p->workers[stage->worker];
     uint64_t needed = stage_bytes(stage);
     return proto_fail(p->error, PROTO_CAPACITY,
-                      "worker %s offers %s, but layers %u-%u need %s: %s are missing; give it more "
-                      "memory, add workers or lower the context",
-                      w->name, bytes_text(w->memory_bytes, a), stage->layer_first,
-                      stage->layer_end - 1, bytes_text(needed, b),
-                      bytes_text(needed - w->memory_bytes, c));
+                      "worker %s offers %s, but layers %u-%u need %s: %s are missing", w->name,
+                      bytes_text(w->memory_bytes, a), stage->layer_first, stage->layer_end - 1,
+                      bytes_text(needed, b), bytes_text(needed - w->memory_bytes, c));
 }
 
 static enum proto_status check_fit(const struct planner *p, const struct shard_plan *plan)
@@ -265,7 +264,7 @@ static enum proto_status fill_stages(const struct planner *p, const uint32_t *en
                                                .layer_end = ends[s],
                                                .embed = s == 0,
                                                .head = s + 1 == p->n_stages};
-        status = measure(p, &plan->stages[s]);
+        status = measure(p, p->workers[p->chosen[s]].threads, &plan->stages[s]);
         first = ends[s];
     }
     return status == PROTO_OK ? check_fit(p, plan) : status;
@@ -299,6 +298,70 @@ static enum proto_status check_request(const struct planner *p)
     return shard_kv_check(p->model, o->kv, p->error);
 }
 
+static enum proto_status try_plan(struct planner *p, struct shard_plan **out)
+{
+    uint32_t n_workers = p->n_workers, n_layers = p->model->n_layers;
+    uint32_t *ends = calloc(n_workers, sizeof *ends);
+    struct shard_plan *plan = calloc(1, sizeof *plan);
+    enum proto_status status = PROTO_OK;
+    p->chosen = calloc(n_workers, sizeof *p->chosen);
+    p->costs.sums = calloc((size_t)n_layers + 1, sizeof *p->costs.sums);
+    if (plan)
+        plan->stages = calloc(n_workers, sizeof *plan->stages);
+    if (!ends || !plan || !plan->stages || !p->chosen || !p->costs.sums)
+        status = proto_fail_nomem(p->error, n_workers * sizeof *plan->stages, "the plan");
+    if (status == PROTO_OK)
+        status = split(p, ends);
+    if (status == PROTO_OK)
+        status = fill_stages(p, ends, plan);
+    free(ends);
+    free(p->chosen);
+    free(p->costs.sums);
+    if (status != PROTO_OK) {
+        shard_plan_destroy(plan);
+        return status;
+    }
+    *out = plan;
+    return PROTO_OK;
+}
+
+/* Whole pages of the largest context that fits; 0: none does. */
+static uint64_t largest_pages(const struct planner *p)
+{
+    uint64_t fits = 0, beyond = p->options->ctx / SHARD_KV_PAGE_ROWS + 1;
+    while (beyond - fits > 1) {
+        struct shard_plan *plan;
+        struct shard_plan_options options = *p->options;
+        struct planner less = *p;
+        uint64_t middle = fits + (beyond - fits) / 2;
+        options.ctx = middle * SHARD_KV_PAGE_ROWS;
+        less.options = &options;
+        less.error = NULL;
+        if (try_plan(&less, &plan) == PROTO_OK) {
+            shard_plan_destroy(plan);
+            fits = middle;
+        } else {
+            beyond = middle;
+        }
+    }
+    return fits;
+}
+
+/* What can be done about it, behind the error's text. */
+static void advise(const struct planner *p)
+{
+    uint64_t pages = largest_pages(p);
+    char text[sizeof p->error->text];
+    snprintf(text, sizeof text, "%s", p->error->text);
+    if (pages)
+        proto_fail(p->error, PROTO_CAPACITY,
+                   "%s; lower the context (--ctx %llu would fit), or add workers or memory", text,
+                   (unsigned long long)pages * SHARD_KV_PAGE_ROWS);
+    else
+        proto_fail(p->error, PROTO_CAPACITY,
+                   "%s; add workers or memory, no context is small enough", text);
+}
+
 enum proto_status shard_plan_create(struct shard_plan **out, const struct shard_model *model,
                                     const struct shard_plan_worker *workers, uint32_t n_workers,
                                     const struct shard_plan_options *options,
@@ -313,27 +376,10 @@ enum proto_status shard_plan_create(struct shard_plan **out, const struct shard_
     enum proto_status status = check_request(&p);
     if (status != PROTO_OK)
         return status;
-    uint32_t *ends = calloc(n_workers, sizeof *ends);
-    struct shard_plan *plan = calloc(1, sizeof *plan);
-    p.chosen = calloc(n_workers, sizeof *p.chosen);
-    p.costs.sums = calloc((size_t)model->n_layers + 1, sizeof *p.costs.sums);
-    if (plan)
-        plan->stages = calloc(n_workers, sizeof *plan->stages);
-    if (!ends || !plan || !plan->stages || !p.chosen || !p.costs.sums)
-        status = proto_fail_nomem(error, n_workers * sizeof *plan->stages, "the plan");
-    if (status == PROTO_OK)
-        status = split(&p, ends);
-    if (status == PROTO_OK)
-        status = fill_stages(&p, ends, plan);
-    free(ends);
-    free(p.chosen);
-    free(p.costs.sums);
-    if (status != PROTO_OK) {
-        shard_plan_destroy(plan);
-        return status;
-    }
-    *out = plan;
-    return PROTO_OK;
+    status = try_plan(&p, out);
+    if (status == PROTO_CAPACITY)
+        advise(&p);
+    return status;
 }
 
 void shard_plan_destroy(struct shard_plan *plan)

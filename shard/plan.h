@@ -9,6 +9,7 @@
 struct shard_plan_worker {
     const char *name;      /* for error texts */
     uint64_t memory_bytes; /* what it may use for weights, KV and scratch */
+    uint32_t threads;      /* each has scratch of its own */
 };
 
 struct shard_stage {
@@ -33,7 +34,8 @@ struct shard_plan_options {
 
 /* Splits by layers in proportion to memory; stages in the order of the workers; a worker may be
  * left out only if there are more workers than layers. PROTO_CAPACITY names what is missing and
- * how much; PROTO_INVALID explains a bad `layers`. The caller destroys the plan. */
+ * how much, and the largest context that would fit; PROTO_INVALID explains a bad `layers`. The
+ * caller destroys the plan. */
 enum proto_status shard_plan_create(struct shard_plan **out, const struct shard_model *model,
                                     const struct shard_plan_worker *workers, uint32_t n_workers,
                                     const struct shard_plan_options *options,

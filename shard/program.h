@@ -179,6 +179,12 @@ size_t shard_buffer_stride(const struct shard_buffer *buffer);
  * and what EXPERTS takes besides. */
 uint64_t shard_program_buffer_bytes(const struct shard_program *program, uint32_t max_rows);
 
+/* Query heads of one KV head that a task of an ATTENTION operation takes. */
+uint32_t shard_attention_heads(const struct shard_op *op);
+/* Memory that a thread takes at most for the ATTENTION operations of sequences of ctx positions: a
+ * score for each position and head of a task, and the pages' addresses. */
+uint64_t shard_attention_scratch_bytes(const struct shard_program *program, uint64_t ctx);
+
 /* Scratch of an EXPERTS operation for max_rows rows: entries are (row, choice) pairs sorted by
  * expert. Offsets are from one 64-byte aligned block. */
 struct shard_experts_scratch {

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a program takes in memory: weights, buffers, and the scratch of expert layers. */
-#include "shard/program.h"
+/* What a program takes in memory: weights, buffers, and the scratch of operations. */
+#include "shard/kv.h"
+
+/* With MLA all heads share one: there must be tasks for every thread even so. */
+#define HEADS_A_TASK 16u
 
 static uint64_t round_up(uint64_t n, uint64_t to)
 {
@@ -73,4 +76,27 @@ uint64_t shard_program_buffer_bytes(const struct shard_program *program, uint32_
         experts = bytes > experts ? bytes : experts;
     }
     return sum + experts;
+}
+
+uint32_t shard_attention_heads(const struct shard_op *op)
+{
+    uint32_t n = op->n_heads / op->n_head_kv;
+    return n < HEADS_A_TASK ? n : HEADS_A_TASK;
+}
+
+uint64_t shard_attention_scratch_bytes(const struct shard_program *program, uint64_t ctx)
+{
+    uint64_t most = 0;
+    for (size_t i = 0; i < program->n_ops; i++) {
+        const struct shard_op *op = &program->ops[i];
+        if (op->kind != SHARD_OP_ATTENTION)
+            continue;
+        bool windowed = op->mask != SHARD_MASK_CAUSAL && op->window < ctx;
+        uint64_t span = windowed ? op->window : ctx;
+        uint64_t bytes = shard_attention_heads(op) * round_up(span * sizeof(float), 64) +
+                         (span / SHARD_KV_PAGE_ROWS + 2) * 2 * sizeof(void *);
+        most = bytes > most ? bytes : most;
+    }
+    /* It grows by halves. */
+    return most + most / 2;
 }

@@ -253,22 +253,10 @@ void worker_exec_destroy(struct worker_exec *exec)
 uint64_t worker_exec_scratch_bytes(const struct shard_program *program, uint32_t max_rows,
                                    unsigned threads, uint64_t ctx)
 {
-    uint64_t most = 0;
-    for (size_t i = 0; i < program->n_ops; i++) {
-        const struct shard_op *op = &program->ops[i];
-        if (op->kind != SHARD_OP_ATTENTION)
-            continue;
-        bool windowed = op->mask != SHARD_MASK_CAUSAL && op->window < ctx;
-        uint64_t span = windowed ? op->window : ctx;
-        uint64_t bytes = worker__heads_a_task(op) * align64(span * sizeof(float)) +
-                         (span / SHARD_KV_PAGE_ROWS + 2) * 2 * sizeof(void *);
-        most = bytes > most ? bytes : most;
-    }
     uint64_t a_row = sizeof(struct worker__row) + 2 * sizeof(uint32_t) +
                      2 * sizeof(uint32_t) * (uint64_t)program->model->n_experts_used;
-    /* Attention's scratch grows by halves. */
     return shard_program_buffer_bytes(program, max_rows) + max_rows * a_row +
-           threads * (most + most / 2);
+           threads * shard_attention_scratch_bytes(program, ctx);
 }
 
 size_t worker_exec_stride(const struct shard_program *program)

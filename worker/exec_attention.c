@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Attention: a task is one row and up to HEADS_A_TASK query heads of one KV head. */
+/* Attention: a task is one row and some query heads of one KV head. */
 #include "worker/exec_state.h"
 
 #include <stdlib.h>
 
 /* Below this many products of a key or value element the calling thread does it alone. */
 #define INLINE_PRODUCTS 32768u
-
-/* With MLA all heads share one: there must be tasks for every thread even so. */
-#define HEADS_A_TASK 16u
 
 struct attention_job {
     struct worker_exec *e;
@@ -20,22 +17,16 @@ static uint64_t first_seen(const struct shard_op *op, uint64_t pos)
     return shard_mask_first(op->mask, op->window, pos);
 }
 
-uint32_t worker__heads_a_task(const struct shard_op *op)
-{
-    uint32_t n = op->n_heads / op->n_head_kv;
-    return n < HEADS_A_TASK ? n : HEADS_A_TASK;
-}
-
 /* Tasks of a KV head, for one row. */
 static size_t parts_of(const struct shard_op *op)
 {
-    uint32_t each = worker__heads_a_task(op);
+    uint32_t each = shard_attention_heads(op);
     return (op->n_heads / op->n_head_kv + each - 1) / each;
 }
 
 static size_t scores_of(const struct shard_op *op, uint64_t span)
 {
-    return worker__heads_a_task(op) * ((span + 15) / 16 * 16);
+    return shard_attention_heads(op) * ((span + 15) / 16 * 16);
 }
 
 /* Base addresses of one head's rows in the pages that hold positions first..pos. */
@@ -62,9 +53,9 @@ static void attend(struct worker_exec *e, const struct shard_op *op, size_t r, s
     const float *sinks = op->w < 0 ? NULL : e->weights->data[op->w];
     const struct worker__row *row = &e->rows[r];
     size_t n_group = op->n_heads / op->n_head_kv, head = task / parts_of(op);
-    size_t part = task % parts_of(op) * worker__heads_a_task(op);
+    size_t part = task % parts_of(op) * shard_attention_heads(op);
     size_t n_q =
-        n_group - part < worker__heads_a_task(op) ? n_group - part : worker__heads_a_task(op);
+        n_group - part < shard_attention_heads(op) ? n_group - part : shard_attention_heads(op);
     size_t first_q = head * n_group + part;
     uint64_t first = first_seen(op, row->pos);
     size_t n_pages = gather_pages(e, op, row, first, head, scratch);

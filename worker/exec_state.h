@@ -109,9 +109,6 @@ void worker__multiply(const struct worker_exec *e, int32_t w, size_t mat, size_t
 
 void worker__matmuls_run(struct worker_exec *e, const struct worker__step *step, size_t n_rows);
 
-/* Query heads of one KV head that a task of attention takes. */
-uint32_t worker__heads_a_task(const struct shard_op *op);
-
 enum proto_status worker__attention_run(struct worker_exec *e, const struct shard_op *op,
                                         size_t n_rows, struct proto_error *error);
 

@@ -73,7 +73,7 @@ static enum proto_status prepare_execution(struct worker_slice *slice,
     enum proto_status status = shard_kv_check(slice->program->model, type, error);
     if (status != PROTO_OK)
         return status;
-    slice->kv_limit_bytes = shard_kv_bytes(slice->program, type, load->ctx) * load->max_seqs;
+    slice->kv_limit_bytes = shard_kv_limit(slice->program, type, load->ctx, load->max_seqs);
     slice->scratch_bytes = worker_exec_scratch_bytes(
         slice->program, load->max_rows, kern_pool_threads(options->compute_pool), load->ctx);
     struct shard_kv_options kv = {.type = type,

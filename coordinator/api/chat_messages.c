@@ -126,13 +126,17 @@ static json_t *read_content(const json_t *message, size_t at, const char *role,
     json_t *content = api__json_field(message, "content");
     if (json_is_string(content))
         return json_incref(content);
-    if (json_is_array(content))
+    bool empty = json_is_array(content) && json_array_size(content) == 0;
+    if (json_is_array(content) && !empty)
         return join_parts(content, at, fault);
-    if (!content && strcmp(role, "assistant") == 0 && api__json_field(message, "tool_calls"))
+    if ((!content || empty) && strcmp(role, "assistant") == 0 &&
+        api__json_field(message, "tool_calls"))
         return json_string("");
     api__fault_set(fault, 400, "messages", NULL,
                    "messages[%zu].content is %s, expected a string or an array of parts", at,
-                   content ? api__json_kind(content) : "missing");
+                   empty     ? "empty"
+                   : content ? api__json_kind(content)
+                             : "missing");
     return NULL;
 }
 
@@ -150,10 +154,10 @@ static json_t *read_function(const json_t *call, size_t at, struct api__fault *f
     if (json_is_object(arguments))
         return json_pack("{s:O, s:O}", "name", name, "arguments", arguments);
     struct api__fault ignored;
-    json_t *parsed = json_is_string(arguments)
-                         ? api__json_load(json_string_value(arguments),
-                                          json_string_length(arguments), &ignored)
-                         : NULL;
+    json_t *parsed =
+        json_is_string(arguments)
+            ? api__json_load(json_string_value(arguments), json_string_length(arguments), &ignored)
+            : NULL;
     if (parsed)
         return json_pack("{s:O, s:o}", "name", name, "arguments", parsed);
     api__fault_set(fault, 400, "messages", NULL,

@@ -75,6 +75,24 @@ static bool is_neutral(const json_t *value, const char *const neutral[2])
                      (neutral[1] && strcmp(text, neutral[1]) == 0)));
 }
 
+static bool check_modalities(const json_t *body, struct api__fault *fault)
+{
+    const json_t *modalities = api__json_field(body, "modalities");
+    if (modalities && !json_is_array(modalities))
+        return api__fault_set(fault, 400, "modalities", NULL,
+                              "modalities is %s, expected an array of strings",
+                              api__json_kind(modalities));
+    for (size_t i = 0; i < json_array_size(modalities); i++) {
+        const char *name = json_string_value(json_array_get(modalities, i));
+        if (!name || strcmp(name, "text") != 0)
+            return api__fault_set(fault, 400, "modalities", "unsupported_parameter",
+                                  "modalities holds %.32s, but only text is supported by this "
+                                  "version",
+                                  name ? name : api__json_kind(json_array_get(modalities, i)));
+    }
+    return true;
+}
+
 /* Tools and enforced formats would change the answer. */
 static bool check_unsupported(const json_t *body, struct api__fault *fault)
 {
@@ -93,13 +111,7 @@ static bool check_unsupported(const json_t *body, struct api__fault *fault)
         if (value && !is_neutral(value, refused[i].neutral))
             return unsupported(refused[i].name, fault);
     }
-    const json_t *modalities = api__json_field(body, "modalities");
-    for (size_t i = 0; i < json_array_size(modalities); i++) {
-        const char *name = json_string_value(json_array_get(modalities, i));
-        if (!name || strcmp(name, "text") != 0)
-            return unsupported("modalities other than text", fault);
-    }
-    return true;
+    return check_modalities(body, fault);
 }
 
 static bool read_max_tokens(struct api__params *p, const json_t *body, struct api__fault *fault)
@@ -141,6 +153,11 @@ static json_t *read_variables(const json_t *body, struct api__fault *fault)
     if (kwargs && !json_is_object(kwargs))
         api__fault_set(fault, 400, "chat_template_kwargs", NULL,
                        "chat_template_kwargs is %s, expected an object", api__json_kind(kwargs));
+    json_t *again = effort ? api__json_field(kwargs, "reasoning_effort") : NULL;
+    if (again && !json_equal(effort, again))
+        api__fault_set(fault, 400, "reasoning_effort", NULL,
+                       "reasoning_effort differs from chat_template_kwargs.reasoning_effort: give "
+                       "one");
     json_object_foreach(kwargs, name, value)
     {
         if (text_chat_reserves(name))

@@ -83,8 +83,12 @@ bool api__choice_start(struct api__choice *choice, struct coord_engine *engine,
         .sampling = params->sampling,
     };
     request.sampling.seed += index % params->n;
-    return !coord_engine_submit(engine, &request, &choice->stream, &error) ||
-           api__fault_from(fault, &error);
+    if (!coord_engine_submit(engine, &request, &choice->stream, &error))
+        return true;
+    if (error.status == PROTO_INVALID && prompt->n_ids >= coord_engine_ctx(engine))
+        return api__fault_set(fault, 400, chat ? "messages" : "prompt", "context_length_exceeded",
+                              "%s", error.text);
+    return api__fault_from(fault, &error);
 }
 
 void api__choice_finish(struct api__choice *choice)

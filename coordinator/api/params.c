@@ -8,8 +8,9 @@
 #define MAX_STOP_BYTES 1024u
 
 static const char *const fields[] = {
-    "model", "prompt", "max_tokens",     API__SAMPLING_FIELDS, "n",      "stop",    "logprobs",
-    "echo",  "stream", "stream_options", "ignore_eos",         "suffix", "best_of", "user",
+    "model",    "prompt", "max_tokens", API__SAMPLING_FIELDS, "n",          "stop",
+    "logprobs", "echo",   "stream",     "stream_options",     "ignore_eos", "suffix",
+    "best_of",  "user",   "grammar",    "json_schema",
 };
 
 static bool check_model(const json_t *body, const char *model, struct api__fault *fault)
@@ -27,19 +28,14 @@ static bool check_model(const json_t *body, const char *model, struct api__fault
                           model);
 }
 
-/* Fields of OpenAI's that would change the result and are not offered. */
+/* Fields that would change the result and are not offered. */
 static bool check_unsupported(const json_t *body, struct api__fault *fault)
 {
-    if (api__json_field(body, "suffix"))
-        return api__fault_set(fault, 400, "suffix", "unsupported_parameter",
-                              "suffix is not supported: leave it out");
-    const json_t *best_of = api__json_field(body, "best_of");
-    if (best_of && !json_is_number(best_of))
-        return api__fault_set(fault, 400, "best_of", NULL, "best_of is %s, expected a number",
-                              api__json_kind(best_of));
-    if (best_of && json_number_value(best_of) != 1)
-        return api__fault_set(fault, 400, "best_of", "unsupported_parameter",
-                              "best_of is not supported: leave it out or at 1");
+    static const char *const refused[] = {"suffix", "grammar", "json_schema"};
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
+        if (api__json_field(body, refused[i]))
+            return api__fault_set(fault, 400, refused[i], "unsupported_parameter",
+                                  "%s is not supported by this version: leave it out", refused[i]);
     return true;
 }
 
@@ -95,13 +91,29 @@ static bool read_stops(struct api__params *p, const json_t *body, struct api__fa
     return true;
 }
 
+/* Only as many as are answered with. */
+static bool check_best_of(const json_t *body, uint32_t n, struct api__fault *fault)
+{
+    json_int_t best_of = n;
+    if (!api__json_integer(body, "best_of", 1, API__MAX_CHOICES, &best_of, fault))
+        return false;
+    if (best_of < n)
+        return api__fault_set(
+            fault, 400, "best_of", NULL,
+            "best_of is %lld and n is %u: the best %u cannot be chosen from fewer",
+            (long long)best_of, n, n);
+    return best_of == n || api__fault_set(fault, 400, "best_of", "unsupported_parameter",
+                                          "best_of above n is not supported by this version: leave "
+                                          "it out");
+}
+
 static bool read_completion(struct api__params *p, const json_t *body, struct api__fault *fault)
 {
     p->max_tokens = 16;
     json_int_t logprobs = -1;
     if (!read_u32(body, "max_tokens", 1, PROTO_MAX_CONTEXT, &p->max_tokens, fault) ||
         !api__json_integer(body, "logprobs", 0, 20, &logprobs, fault) ||
-        !api__json_bool(body, "echo", &p->echo, fault))
+        !api__json_bool(body, "echo", &p->echo, fault) || !check_best_of(body, p->n, fault))
         return false;
     p->top_logprobs = (int)logprobs;
     if (p->echo && logprobs >= 0)

@@ -68,6 +68,21 @@ static bool read_number(const json_t *body, size_t i, struct text_sampling *s,
     return true;
 }
 
+/* Two names for one number must not say two things. */
+static bool check_aliases(const json_t *body, struct api__fault *fault)
+{
+    for (size_t i = 1; i < sizeof fields / sizeof *fields; i++) {
+        const char *one = fields[i - 1].name, *other = fields[i].name;
+        const json_t *a = api__json_field(body, one), *b = api__json_field(body, other);
+        if (fields[i].at == fields[i - 1].at && a && b &&
+            json_number_value(a) != json_number_value(b))
+            return api__fault_set(fault, 400, other, NULL,
+                                  "%s is %g and %s is %g: they are the same, give one", one,
+                                  json_number_value(a), other, json_number_value(b));
+    }
+    return true;
+}
+
 static bool read_seed(const json_t *body, uint64_t *seed, struct api__fault *fault)
 {
     if (!api__json_field(body, "seed")) {
@@ -104,7 +119,8 @@ static bool read_order(const json_t *body, struct text_sampling *s, struct api__
                               api__json_kind(order));
     struct proto_error error;
     const char *names = json_is_string(order) ? json_string_value(order) : text;
-    return !text_steps_parse(s, names, &error) || api__fault_from(fault, &error);
+    return !text_steps_parse(s, names, &error) ||
+           api__fault_set(fault, 400, "samplers", NULL, "%s", error.text);
 }
 
 /* {"ID": number, ...} */
@@ -131,7 +147,8 @@ static bool read_biases(const json_t *body, uint32_t n_vocab, struct text_sampli
         char *end;
         errno = 0;
         long id = strtol(key, &end, 10);
-        if (key[0] < '0' || key[0] > '9' || *end || errno || id >= (long)n_vocab)
+        bool number = key[0] >= '0' && key[0] <= '9' && !(key[0] == '0' && key[1]);
+        if (!number || *end || errno || id >= (long)n_vocab)
             return api__fault_set(fault, 400, "logit_bias", NULL,
                                   "logit_bias names token '%.40s', expected an id from 0 to %u",
                                   key, n_vocab - 1);
@@ -173,17 +190,26 @@ static bool read_breakers(const json_t *body, struct text_sampling *s, struct ap
     return true;
 }
 
+/* What does not fit together. The text begins with the field's name. */
+static bool check_whole(const struct text_sampling *s, struct api__fault *fault)
+{
+    struct proto_error error;
+    char name[sizeof fault->param];
+    if (!text_sampling_check(s, &error))
+        return true;
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(error.text, " :"), error.text);
+    return api__fault_set(fault, 400, name, NULL, "%s", error.text);
+}
+
 bool api__sampling_read(const json_t *body, uint32_t n_vocab, struct text_sampling *s,
                         struct api__fault *fault)
 {
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (!read_number(body, i, s, fault))
             return false;
-    if (!read_seed(body, &s->seed, fault) || !read_order(body, s, fault) ||
-        !read_biases(body, n_vocab, s, fault) || !read_breakers(body, s, fault))
-        return false;
-    struct proto_error error;
-    return !text_sampling_check(s, &error) || api__fault_from(fault, &error);
+    return check_aliases(body, fault) && read_seed(body, &s->seed, fault) &&
+           read_order(body, s, fault) && read_biases(body, n_vocab, s, fault) &&
+           read_breakers(body, s, fault) && check_whole(s, fault);
 }
 
 void api__sampling_finish(struct text_sampling *s)

@@ -141,15 +141,16 @@ static enum proto_status render(const struct text_chat *chat, const json_t *mess
     return status;
 }
 
-/* Whether the text of a user's message comes out. */
-static bool shows_probe(const struct text_chat *chat)
+/* Whether the text of a user's message comes out. *error says why not, unless it simply does not.
+ */
+static bool shows_probe(const struct text_chat *chat, struct proto_error *error)
 {
-    struct proto_error ignored;
     struct text_rendered rendered;
+    error->status = PROTO_OK;
     json_t *messages = json_pack("[{s:s, s:s}]", "role", "user", "content", PROBE);
     if (!messages)
         return false;
-    bool shown = !render(chat, messages, NULL, 0, &rendered, &ignored);
+    bool shown = !render(chat, messages, NULL, 0, &rendered, error);
     json_decref(messages);
     if (!shown)
         return false;
@@ -158,12 +159,21 @@ static bool shows_probe(const struct text_chat *chat)
     return shown;
 }
 
+/* One short message is the least that a template can be asked for: where even that is beyond a
+ * limit, no request needs to find it out again. */
 static void probe_content(struct text_chat *chat)
 {
-    if (!chat->tmpl || shows_probe(chat))
+    struct proto_error error, ignored;
+    if (!chat->tmpl || shows_probe(chat, &error))
         return;
+    if (error.status == PROTO_LIMIT) {
+        chat->broken = error;
+        text_template_destroy(chat->tmpl);
+        chat->tmpl = NULL;
+        return;
+    }
     chat->parts = true;
-    chat->parts = shows_probe(chat);
+    chat->parts = shows_probe(chat, &ignored);
 }
 
 enum proto_status text_chat_create(struct text_chat **out, const struct shard_gguf *gguf,
@@ -194,6 +204,15 @@ void text_chat_destroy(struct text_chat *chat)
     free(chat);
 }
 
+enum proto_status text_chat_check(const struct text_chat *chat, struct proto_error *error)
+{
+    if (chat->tmpl)
+        return PROTO_OK;
+    return proto_fail(error, chat->broken.status,
+                      "the model's chat template cannot be used, only completions can: %.400s",
+                      chat->broken.text);
+}
+
 const struct text_marks *text_chat_marks(const struct text_chat *chat)
 {
     return chat->marks;
@@ -216,12 +235,10 @@ enum proto_status text_chat_encode(const struct text_chat *chat, const json_t *m
                                    struct text_chat_prompt *out, struct proto_error *error)
 {
     *out = (struct text_chat_prompt){0};
-    if (!chat->tmpl)
-        return proto_fail(error, chat->broken.status,
-                          "the model's chat template cannot be used, only completions can: %.400s",
-                          chat->broken.text);
     struct text_rendered rendered;
-    enum proto_status status = render(chat, messages, variables, unix_time, &rendered, error);
+    enum proto_status status = text_chat_check(chat, error);
+    if (!status)
+        status = render(chat, messages, variables, unix_time, &rendered, error);
     if (status)
         return status;
     out->thinking = ends_thinking(chat, &rendered);

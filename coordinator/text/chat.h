@@ -12,11 +12,15 @@
 
 struct text_chat;
 
-/* vocab is borrowed and must outlive it. A template that cannot be parsed is no failure here, as
- * the model still completes texts: text_chat_encode reports it. */
+/* vocab is borrowed and must outlive it. A template that cannot be parsed, or that goes beyond a
+ * limit over one short message, is no failure here, as the model still completes texts:
+ * text_chat_check and text_chat_encode report it. */
 enum proto_status text_chat_create(struct text_chat **out, const struct shard_gguf *gguf,
                                    const struct text_vocab *vocab, struct proto_error *error);
 void text_chat_destroy(struct text_chat *chat);
+
+/* PROTO_OK where the template can be used, else what is wrong with it. */
+enum proto_status text_chat_check(const struct text_chat *chat, struct proto_error *error);
 
 /* For text_answer_create; NULL: the model shows no thinking. */
 const struct text_marks *text_chat_marks(const struct text_chat *chat);

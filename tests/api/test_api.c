@@ -70,10 +70,7 @@ static void test_fields(void)
     static const struct {
         const char *fields, *param, *code;
     } cases[] = {
-        {"\"suffix\": \"y\"", "suffix", "unsupported_parameter"},
         {"\"best_of\": 2", "best_of", "unsupported_parameter"},
-        {"\"logit_bias\": {\"99999\": 1}", "logit_bias", NULL},
-        {"\"presence_penalty\": 2.5", "presence_penalty", NULL},
         {"\"frequency_penalty\": false", "frequency_penalty", NULL},
         {"\"temprature\": 1", "temprature", "unknown_parameter"},
         {"\"max_tokens\": \"5\"", "max_tokens", NULL},
@@ -81,15 +78,8 @@ static void test_fields(void)
         {"\"max_tokens\": 1.5", "max_tokens", NULL},
         {"\"temperature\": -1", "temperature", NULL},
         {"\"temperature\": \"hot\"", "temperature", NULL},
-        {"\"top_p\": 0", "top_p", NULL},
-        {"\"top_p\": 1.1", "top_p", NULL},
-        {"\"min_p\": 2", "min_p", NULL},
-        {"\"top_k\": -2", "top_k", NULL},
         {"\"repetition_penalty\": 0", "repetition_penalty", NULL},
         {"\"repeat_penalty\": []", "repeat_penalty", NULL},
-        {"\"seed\": 1.5", "seed", NULL},
-        {"\"n\": 0", "n", NULL},
-        {"\"n\": 129", "n", NULL},
         {"\"logprobs\": 21", "logprobs", NULL},
         {"\"logprobs\": true", "logprobs", NULL},
         {"\"logprobs\": 1, \"echo\": true", "logprobs", "unsupported_parameter"},

@@ -93,6 +93,43 @@ def test_terminal(case):
     terminal.ends_well()
 
 
+def test_context_full(case):
+    """A message that no longer fits is taken back, and the conversation can begin anew."""
+    terminal = Terminal(case, "-m", case.world.small(), "-c", "64", "--ignore-eos", "--temp", "0")
+    terminal.type(b"hello\n")
+    terminal.chat.wait_for("the answer was cut off")
+    terminal.type(b"again\n")
+    terminal.chat.wait_for(r"prompt has \d+ tokens .*context is 64.*\n.*taken back; /clear")
+    before = len(terminal.chat.out())
+    terminal.type(b"/clear\nhello\n")
+    case.until(lambda: len(terminal.chat.out()) > before, "an answer")
+    terminal.type(b"\x04")
+    terminal.ends_well()
+
+
+def test_control_characters(case):
+    """What a model says does not steer the terminal; where no terminal is, nothing is changed."""
+    model = case.world.small()
+    text = case.dir / "escape"
+    text.write_bytes(b"\x1b")
+    with open(text, "rb") as stdin:
+        escape = int(case.succeed("tokenize", "-m", model, stdin=stdin).split()[-1])
+    talk = ["run", "-m", model, "-n", "4", "--temp", "0", "--ignore-eos", "--logit-bias",
+            f"{escape}=100"]
+    messages = case.dir / "hello"
+    messages.write_bytes(b"hello\n")
+    with open(messages, "rb") as stdin:
+        assert case.succeed(*talk, stdin=stdin) == b"\x1b\x1b\x1b\x1b\n"
+    master, slave = pty.openpty()
+    with open(messages, "rb") as stdin:
+        result = case.run(["sh", "-c", f'exec "$0" "$@" >{os.ttyname(slave)}', case.world.caravan,
+                           *talk], stdin=stdin)
+    assert result.status == 0, result.err
+    assert os.read(master, 100) == b"\r\n"
+    os.close(slave)
+    os.close(master)
+
+
 def test_ctrl_d(case):
     terminal = Terminal(case, *endless(case))
     terminal.type(b"\x04")

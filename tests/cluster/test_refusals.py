@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What cannot work is refused with one line that says what to do, and leaves nothing behind."""
+import re
 import socket
 import struct
 
@@ -212,17 +213,71 @@ def test_prompt_too_long(case):
     text.write_text("a b c d e f g " * 20000)
     line = check_prompt(case, "-f", str(text))
     assert "context is 65536" in line, line
-    status, answer = 0, None
     c = Cluster(case, case.world.small(), workers=0, options=["--local-workers", "1", "-c", "16"])
     c.start_server()
     c.wait_ready()
-    status, answer = c.request("POST", "/v1/completions", {"prompt": "a word " * 20})
-    assert status == 400 and "context is 16" in answer["error"]["message"], (status, answer)
+    words = "a word " * 20
+    for path, field, value in (("/v1/completions", "prompt", words),
+                               ("/v1/chat/completions", "messages",
+                                [{"role": "user", "content": words}])):
+        for stream in (False, True):
+            status, answer = c.request("POST", path, {field: value, "stream": stream})
+            assert status == 400, (status, answer)
+            error = answer["error"]
+            assert re.search(r"prompt has \d+ tokens.*context is 16", error["message"]), error
+            assert error["param"] == field and error["code"] == "context_length_exceeded", error
+    # What is asked for beyond the context ends with it.
+    status, answer = c.request("POST", "/v1/completions", {"prompt": "a", "max_tokens": 10000,
+                                                           "ignore_eos": True})
+    assert status == 200 and answer["choices"][0]["finish_reason"] == "length", answer
+    assert answer["usage"]["total_tokens"] == 16, answer
 
 
 def test_ctx_beyond_model(case):
     line = check_prompt(case, "-c", "70000", "-p", "a")
     assert "70000" in line and "65536" in line, line
+
+
+def recommended_ctx(result_err):
+    lines = [line for line in result_err.splitlines() if line.startswith("caravan")]
+    assert len(lines) == 1, result_err
+    found = re.search(r"needs [\d.]+ [GM]iB .* offer [\d.]+ [GM]iB: [\d.]+ [GM]iB are missing; "
+                      r"lower the context \(--ctx (\d+) would fit\)", lines[0])
+    assert found, lines[0]
+    return int(found.group(1))
+
+
+def test_ctx_beyond_memory(case):
+    """The line says what is needed, what there is, and which context fits; that one does."""
+    model = case.world.model("llama3-tiny", "F32", layers=6, ctx=60000000)
+    for args in (["run", "-p", "a"], ["run", "-p", "a", "--local-workers", "3"],
+                 ["serve", "--listen", "127.0.0.1:0"],
+                 ["serve", "--listen", "127.0.0.1:0", "--local-workers", "3", "--parallel", "4096"]):
+        result = case.caravan(*args, "-m", model, "--ctx", "60000000")
+        assert result.status == 1 and not result.out, result.err
+        assert 0 < recommended_ctx(result.err) < 60000000
+    for ctx in ("10000000000", "67108865", "0", "-1"):
+        case.caravan("run", "-p", "a", "-m", model, "--ctx", ctx).fails_with(
+            f"--ctx {ctx}", "67108864", status=2, lines=2)
+    c = Cluster(case, model, workers=2, worker_options=["--memory", "0.006"],
+                options=["--ctx", "100000"])
+    c.start_server()
+    c.start_worker(1)
+    c.start_worker(2)
+    assert c.server.wait() == 1
+    ctx = recommended_ctx(c.server.err())
+    assert 32 <= ctx < 100000, ctx
+    c.options[-1] = str(ctx)
+    c.start_server()
+    c.wait_ready()
+    # All sequences may be as long as that at once.
+    ids = [1] * (ctx - 2)
+    status, answer = c.request("POST", "/v1/completions", {
+        "prompt": [ids] * 4, "max_tokens": 9, "ignore_eos": True})
+    assert status == 200, answer
+    assert [choice["finish_reason"] for choice in answer["choices"]] == ["length"] * 4
+    assert answer["usage"]["completion_tokens"] == 8, answer["usage"]
+    assert len(c.status()["workers"]) == 2 and c.status()["epoch"] == 1
 
 
 def test_ids_out_of_range(case):

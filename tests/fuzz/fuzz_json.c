@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any bytes as the body of a completion and of a chat: read or refused with a status and a text.
- * What is read keeps its promises. */
+/* Any bytes as the body of a completion and of chats, whose templates look at all that a body may
+ * bring: read or refused with a status and a text. What is read keeps its promises. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,10 +11,46 @@
 
 #define MODEL "fake"
 
-static struct text_vocab *vocab;
-static struct text_chat *chat;
+/* As the models' own templates are, in short. */
+static const char everything[] =
+    "{%- macro arguments(call) -%}"
+    "{%- for key, value in call.arguments|items -%}"
+    "{{ key ~ '=' ~ (value if value is string else value|tojson) }}"
+    "{{- ', ' if not loop.last }}{%- endfor -%}"
+    "{%- endmacro -%}"
+    "{%- set ns = namespace(system='', last=-1) -%}"
+    "{%- for m in messages -%}{%- if m.role == 'system' -%}"
+    "{%- set ns.system = ns.system + m.content.strip() + '\n' -%}{%- endif -%}"
+    "{%- if m['role'] == 'user' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}"
+    "{{ bos_token ~ ns.system ~ strftime_now('%d %b %Y') }}"
+    "{%- if ns.last < 0 -%}{{ raise_exception('no user in ' ~ messages|length) }}{%- endif -%}"
+    "{%- for m in messages if m.role != 'system' -%}"
+    "<|start|>{{ m.role }}{{ '/' ~ m.name if m.name }}<|message|>"
+    "{%- if '</think>' in m.content -%}{{ m.content.split('</think>')[-1].lstrip('\n') }}"
+    "{%- else -%}{{ m.content|trim }}{%- endif -%}"
+    "{%- if m.reasoning_content is defined and loop.index0 > ns.last -%}"
+    "<think>{{ m.reasoning_content|replace('\n', ' ') }}</think>{%- endif -%}"
+    "{%- for call in m.tool_calls or [] -%}"
+    "{{ call.id|default('none') }}:{{ call.function.name }}({{ arguments(call.function) }})"
+    "{{ call|tojson(indent=2) }}{%- endfor -%}<|end|>{%- endfor -%}"
+    "{%- if tools is not none -%}{{ tools|map(attribute='name')|join(', ') }}{%- endif -%}"
+    "{%- if add_generation_prompt -%}<|start|>assistant{%- endif -%}"
+    "{%- if enable_thinking is defined and enable_thinking is false -%}<think></think>"
+    "{%- elif reasoning_effort -%}{{ reasoning_effort.upper() }}<think>{%- endif -%}"
+    "{{- more.items()|list|sort|string if more is mapping else (more|string)[::-1] }}";
 
-static void check_read(const struct api__params *p)
+static const char parts[] =
+    "{% for m in messages %}{% for part in m['content'] %}{{ part['text'][:100] }}{% endfor %}"
+    "{% endfor %}";
+
+/* NULL: ChatML. */
+static const char *const templates[] = {NULL, everything, parts};
+#define N_CHATS (sizeof templates / sizeof templates[0])
+
+static struct text_vocab *vocabs[N_CHATS];
+static struct text_chat *chats[N_CHATS];
+
+static void check_read(const struct api__params *p, const struct text_vocab *vocab)
 {
     FUZZ_CHECK(p->n >= 1 && p->n_prompts >= 1 && p->n * p->n_prompts <= API__MAX_CHOICES);
     FUZZ_CHECK(p->max_tokens >= 1 && p->max_tokens <= PROTO_MAX_CONTEXT);
@@ -40,28 +76,45 @@ static void check_fault(const struct api__fault *fault)
     json_decref(json);
 }
 
+static void make_chats(void)
+{
+    for (size_t i = 0; i < N_CHATS; i++) {
+        struct proto_error error;
+        if (!vocabs[i] && (fake_vocab_create(&vocabs[i], &chats[i], templates[i], &error) ||
+                           text_chat_check(chats[i], &error))) {
+            fprintf(stderr, "%s\n", error.text);
+            abort();
+        }
+    }
+}
+
+/* chat NULL: as a completion. */
+static void read_body(const json_t *body, const struct text_vocab *vocab,
+                      const struct text_chat *chat)
+{
+    struct api__params params;
+    struct api__fault fault = {0};
+    bool ok = chat ? api__chat_params_read(&params, body, MODEL, vocab, chat, &fault)
+                   : api__params_read(&params, body, MODEL, vocab, &fault);
+    if (ok)
+        check_read(&params, vocab);
+    else
+        check_fault(&fault);
+    api__params_finish(&params);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
-    struct proto_error error;
-    if (!vocab && fake_vocab_create(&vocab, &chat, NULL, &error))
-        abort();
+    make_chats();
     struct api__fault fault = {0};
     json_t *body = api__json_load((const char *)data, len, &fault);
     if (!body) {
         check_fault(&fault);
         return 0;
     }
-    for (int as_chat = 0; as_chat < 2; as_chat++) {
-        struct api__params params;
-        fault = (struct api__fault){0};
-        bool ok = as_chat ? api__chat_params_read(&params, body, MODEL, vocab, chat, &fault)
-                          : api__params_read(&params, body, MODEL, vocab, &fault);
-        if (ok)
-            check_read(&params);
-        else
-            check_fault(&fault);
-        api__params_finish(&params);
-    }
+    read_body(body, vocabs[0], NULL);
+    for (size_t i = 0; i < N_CHATS; i++)
+        read_body(body, vocabs[i], chats[i]);
     json_decref(body);
     return 0;
 }

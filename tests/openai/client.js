@@ -189,7 +189,7 @@ const tests = {
     await fails(chat({ model: "gpt-4o" }), NotFoundError, 404, "model", /only 'tiny'/);
     await fails(complete({ prompt: [] }), BadRequestError, 400, "prompt", /prompt/);
     await fails(chat({ messages: [{ role: "user", content: "word ".repeat(9000) }] }),
-                BadRequestError, 400, null, /context/);
+                BadRequestError, 400, "messages", /context/);
     const stranger = new OpenAI({ baseURL: `${url}/v1`, apiKey: "wrong", maxRetries: 0 });
     await fails(stranger.models.list(), AuthenticationError, 401, null, /key/);
   },

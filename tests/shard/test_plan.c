@@ -12,6 +12,7 @@
 static struct shard_gguf *gguf; /* llama-1b: 16 equal layers */
 static struct shard_model *model;
 static struct proto_error error;
+static uint32_t threads = 1; /* of each worker */
 static struct shard_plan_options defaults = {
     .kv = KERN_KV_F16, .ctx = 2048, .max_seqs = 1, .max_rows = 64};
 
@@ -34,7 +35,8 @@ static struct shard_plan *plan_for(const uint64_t *memory, uint32_t n,
     struct shard_plan_worker workers[32];
     struct shard_plan *plan;
     for (uint32_t i = 0; i < n; i++)
-        workers[i] = (struct shard_plan_worker){.name = "n", .memory_bytes = memory[i]};
+        workers[i] =
+            (struct shard_plan_worker){.name = "n", .memory_bytes = memory[i], .threads = threads};
     workers[0].name = "alpha";
     if (shard_plan_create(&plan, model, workers, n, options, &error) != PROTO_OK)
         return NULL;
@@ -136,6 +138,73 @@ static void test_does_not_fit(void)
     CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "worker alpha offers 64.00 MiB, but layers 0-0"));
 }
 
+/* The context that an error recommends; 0: it says that there is none. */
+static uint64_t recommended(void)
+{
+    const char *at = strstr(error.text, "(--ctx ");
+    return at ? strtoull(at + 7, NULL, 10) : 0;
+}
+
+/* What is recommended fits, and a page more does not. */
+static void check_recommended(const uint64_t *memory, uint32_t n, struct shard_plan_options options)
+{
+    CU_ASSERT_PTR_NULL(plan_for(memory, n, &options));
+    CU_ASSERT_EQUAL(error.status, PROTO_CAPACITY);
+    CU_ASSERT_PTR_NULL(strchr(error.text, '\n'));
+    uint64_t ctx = recommended();
+    CU_ASSERT_FATAL(ctx > 0 && ctx < options.ctx);
+    options.ctx = ctx;
+    struct shard_plan *plan = plan_for(memory, n, &options);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(plan);
+    check_sound(plan, memory);
+    shard_plan_destroy(plan);
+    options.ctx = ctx + 32;
+    CU_ASSERT_PTR_NULL(plan_for(memory, n, &options));
+}
+
+static void test_long_contexts(void)
+{
+    const uint64_t memory[] = {2 * GIB, 1 * GIB, 3 * GIB};
+    struct shard_plan_options options = defaults;
+    options.ctx = PROTO_MAX_CONTEXT;
+    check_recommended(memory, 1, options);
+    check_recommended(memory, 3, options);
+    options.max_seqs = PROTO_MAX_SEQUENCES;
+    check_recommended(memory, 3, options);
+    options.max_seqs = 4;
+    options.layers = "0-7,8-8,9-15";
+    check_recommended(memory, 3, options);
+    options.layers = NULL;
+    const uint64_t none[] = {256 * MIB};
+    CU_ASSERT_PTR_NULL(plan_for(none, 1, &options));
+    CU_ASSERT_EQUAL(recommended(), 0);
+    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "no context is small enough"));
+}
+
+/* Every thread has scores of its own for every position. */
+static void test_threads(void)
+{
+    const uint64_t memory[] = {4 * GIB};
+    struct shard_plan_options options = defaults;
+    options.ctx = 1 << 15;
+    struct shard_plan *one = plan_for(memory, 1, &options);
+    threads = 64;
+    struct shard_plan *many = plan_for(memory, 1, &options);
+    CU_ASSERT_FATAL(one && many);
+    uint64_t scratch = many->stages[0].scratch_bytes - one->stages[0].scratch_bytes;
+    /* Four query heads share a KV head; half as much again for growing. */
+    CU_ASSERT(scratch >= 63ull * options.ctx * 4 * 4 * 3 / 2);
+    CU_ASSERT(scratch < 63ull * options.ctx * 4 * 4 * 2);
+    shard_plan_destroy(one);
+    shard_plan_destroy(many);
+    options.ctx = PROTO_MAX_CONTEXT;
+    check_recommended(memory, 1, options);
+    uint64_t with_many = recommended();
+    threads = 1;
+    check_recommended(memory, 1, options);
+    CU_ASSERT(recommended() > with_many);
+}
+
 static void test_explicit_layers(void)
 {
     const uint64_t memory[] = {2 * GIB, 2 * GIB, 2 * GIB};
@@ -193,6 +262,8 @@ int main(void)
     CU_add_test(suite, "proportions", test_proportions);
     CU_add_test(suite, "more workers than layers", test_more_workers_than_layers);
     CU_add_test(suite, "does not fit", test_does_not_fit);
+    CU_add_test(suite, "long contexts", test_long_contexts);
+    CU_add_test(suite, "threads", test_threads);
     CU_add_test(suite, "explicit layers", test_explicit_layers);
     CU_add_test(suite, "bad requests", test_bad_requests);
     CU_basic_set_mode(CU_BRM_VERBOSE);

@@ -311,6 +311,7 @@ static void check_limit(const char *source, const struct text__limits *limits, c
     struct proto_error error = {0};
     CU_ASSERT_EQUAL(render_with(source, variables, limits, &rendered, &error), PROTO_LIMIT);
     CU_ASSERT_PTR_NULL(rendered.text);
+    CU_ASSERT_PTR_NULL(strchr(error.text, '\n'));
     CU_ASSERT_PTR_NOT_NULL(strstr(error.text, text));
     if (!strstr(error.text, text))
         fprintf(stderr, "%s\n  gave %s\n", source, error.text);
@@ -336,6 +337,54 @@ static void test_limits(void)
                 "{% endfor %}{{ q.l }}",
                 usual, "nested too deeply");
     check_limit("{{ range(100001) }}", usual, "a range of more than 100000");
+    check_limit("{{ range(-9223372036854775807, 9223372036854775807) }}", usual, "a range of more");
+}
+
+/* Short templates that ask for a lot: each ends at one of the usual limits. */
+static void test_greed(void)
+{
+    static const char *const sources[] = {
+        "{{ 'x' * 1000000000000 }}",
+        "{{ [1] * 1000000000000 }}",
+        "{{ ('a' * 9999999)|replace('a', 'b' * 9999) }}",
+        "{{ ('a' * 9999999)|replace('', 'b' * 9999) }}",
+        "{{ (['a' * 999] * 99999)|join('b' * 99999) }}",
+        "{{ ('b' * 999999).join(['a'] * 99999) }}",
+        "{{ ('{0}' * 999999).format('x' * 99999) }}",
+        "{{ 'a\nb'|indent(1000000000000) }}",
+        "{{ ('a\n' * 999999)|indent('x' * 99999) }}",
+        "{{ [[1]]|tojson(indent=1000000000000) }}",
+        "{{ ([1] * 99999)|tojson(separators=('x' * 999999, ':')) }}",
+        "{{ (['a' * 500000] * 99999)|sort|length }}",
+        "{{ (['a' * 500000] * 99999)|unique|list|length }}",
+        "{% set s = 'a ' * 5000000 %}{% for i in range(99999) %}{% set x = s.split() %}{% endfor "
+        "%}",
+        "{% for i in range(99999) %}{% set x = range(99999)|select('odd')|list %}{% endfor %}",
+        "{% for i in range(99999) %}{% set x %}{% for j in range(99999) %}y{% endfor %}{% endset %}"
+        "{% endfor %}",
+        "{% macro f(n) %}{% if n > 0 %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
+        "{{ f(90) }}",
+        "{% macro f(g) %}{{ g(f) }}{% endmacro %}{% macro g(f) %}{{ f(g) }}{% endmacro %}"
+        "{{ f(g) }}",
+        "{% set q = namespace() %}{% set q.a = q %}{{ q }}",
+    };
+    for (size_t i = 0; i < sizeof sources / sizeof *sources; i++)
+        check_limit(sources[i], &text__default_limits, "");
+}
+
+/* Values that hold another twice are small, but long to go through. */
+static void test_sharing(void)
+{
+    static const char *const uses[] = {"q.l == q.m", "q.l < q.m",         "q.l in [q.m]",
+                                       "{q.l: 1}",   "q.l|string|length", "q.l|tojson|length"};
+    for (size_t i = 0; i < sizeof uses / sizeof *uses; i++) {
+        char source[300];
+        snprintf(source, sizeof source,
+                 "{%% set q = namespace(l=(), m=()) %%}{%% for i in range(90) %%}"
+                 "{%% set q.l = (q.l, q.l) %%}{%% set q.m = (q.m, q.m) %%}{%% endfor %%}{{ %s }}",
+                 uses[i]);
+        check_limit(source, &text__default_limits, "");
+    }
 }
 
 static void test_nesting(void)
@@ -425,6 +474,8 @@ int main(void)
     CU_add_test(suite, "long failure", test_long_failure);
     CU_add_test(suite, "malformed", test_malformed);
     CU_add_test(suite, "limits", test_limits);
+    CU_add_test(suite, "greed", test_greed);
+    CU_add_test(suite, "sharing", test_sharing);
     CU_add_test(suite, "nesting", test_nesting);
     CU_add_test(suite, "untrusted", test_untrusted);
     CU_basic_set_mode(CU_BRM_NORMAL);
