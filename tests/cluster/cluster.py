@@ -52,11 +52,12 @@ class World:
         self.shared = pathlib.Path(os.environ.get("CARAVAN_SHARED", source.parent / "shared"))
         self.models = {}
 
-    def model(self, preset, type_="F32", sparse=False, **dimensions):
-        key = (preset, type_, sparse, tuple(sorted(dimensions.items())))
+    def model(self, preset, type_="F32", sparse=False, seed=7, **dimensions):
+        key = (preset, type_, sparse, seed, tuple(sorted(dimensions.items())))
         if key not in self.models:
             path = self.folder / f"model-{len(self.models)}.gguf"
-            argv = [self.caravan, "mkmodel", preset, str(path), "--type", type_, "--seed", "7"]
+            argv = [self.caravan, "mkmodel", preset, str(path), "--type", type_, "--seed",
+                    str(seed)]
             for name, value in dimensions.items():
                 argv += ["--set", f"{name}={value}"]
             subprocess.run(argv + ["--sparse"] * sparse, check=True, stdout=subprocess.DEVNULL)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reference cases: a model made from a seed, token ids, and the logits of some rows. The error of
- * a row set is NMSE, sum (got - want)^2 / sum want^2; the limit is three times that of a good
- * engine of the same integer products, and a little.
+ * Reference cases: a model made from a seed or kept in a file, token ids, and the logits of some
+ * rows. The error of a row set is NMSE, sum (got - want)^2 / sum want^2; the limit is three times
+ * that of a good engine of the same integer products, and a little. Models in files say their own.
  */
 #include <CUnit/Basic.h>
 #include <jansson.h>
@@ -12,7 +12,8 @@
 
 #include "tests/worker/exec_rig.h"
 
-#define CASES_DIR SOURCE_DIR "/tests/golden/cases"
+#define CASES_DIR  SOURCE_DIR "/tests/golden/cases"
+#define MODELS_DIR SOURCE_DIR "/tests/golden/models"
 
 static const char *const cases[] = {
     "deepseek2-tiny",    "gemma4-tiny",       "glm4moe-tiny",     "gpt-oss-tiny",
@@ -88,42 +89,76 @@ static float *compute(struct rig *rig, const int32_t *tokens, uint32_t n)
     return logits;
 }
 
-static void check_case(const char *name, const json_t *json)
+/* Compares the logits of a case's rows with those in its folder. */
+static void check_logits(struct rig *rig, const char *folder, const char *name, const json_t *json,
+                         double limit)
 {
-    char path[512], digest[65];
-    struct rig rig;
+    char path[512];
     uint32_t n_tokens, n_rows;
+    int32_t *tokens = int_array(json_object_get(json, "tokens"), &n_tokens);
+    int32_t *rows = int_array(json_object_get(json, "rows"), &n_rows);
+    size_t n_vocab = (size_t)json_integer_value(json_object_get(json, "vocab"));
+    CU_ASSERT_EQUAL_FATAL(n_vocab, rig->model->n_vocab);
+    snprintf(path, sizeof path, "%s/%s/logits.f32", folder, name);
+    float *want = read_floats(path, n_rows * n_vocab);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(want);
+    float *got = compute(rig, tokens, n_tokens);
+    double error = nmse(got, want, rows, n_rows, n_vocab);
+    printf("\n    %-22s nmse %.2e, limit %.2e", name, error, limit);
+    CU_ASSERT(error <= limit);
+    free(got);
+    free(want);
+    free(tokens);
+    free(rows);
+}
+
+static json_t *load_case(const char *folder, const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s/case.json", folder, name);
+    json_t *json = json_load_file(path, 0, NULL);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(json);
+    return json;
+}
+
+static void check_case(const char *name)
+{
+    char digest[65];
+    struct rig rig;
+    json_t *json = load_case(CASES_DIR, name);
     rig_open(&rig,
              rig_make(json_string_value(json_object_get(json, "preset")),
                       json_string_value(json_object_get(json, "type")),
                       (uint64_t)json_integer_value(json_object_get(json, "seed")), false, digest));
     CU_ASSERT_STRING_EQUAL(digest, json_string_value(json_object_get(json, "tensors_sha256")));
-    int32_t *tokens = int_array(json_object_get(json, "tokens"), &n_tokens);
-    int32_t *rows = int_array(json_object_get(json, "rows"), &n_rows);
-    size_t n_vocab = (size_t)json_integer_value(json_object_get(json, "vocab"));
-    CU_ASSERT_EQUAL_FATAL(n_vocab, rig.model->n_vocab);
-    snprintf(path, sizeof path, "%s/%s/logits.f32", CASES_DIR, name);
-    float *want = read_floats(path, n_rows * n_vocab);
-    CU_ASSERT_PTR_NOT_NULL_FATAL(want);
-    float *got = compute(&rig, tokens, n_tokens);
-    double error = nmse(got, want, rows, n_rows, n_vocab);
-    printf("\n    %-22s nmse %.2e, limit %.2e", name, error, limit_of(json));
-    CU_ASSERT(error <= limit_of(json));
-    free(got);
-    free(want);
-    free(tokens);
-    free(rows);
+    check_logits(&rig, CASES_DIR, name, json, limit_of(json));
     rig_close(&rig);
+    json_decref(json);
 }
 
 static void test_cases(void)
 {
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        check_case(cases[i]);
+}
+
+/* Models in odd shapes and of what mkmodel does not make; tests/golden/make_models.py makes them.
+ */
+static void test_models(void)
+{
+    static const char *const models[] = {
+        "deepseek2-v2", "deepseek2-v3",   "gemma3",   "gemma4-experts", "glm4moe",   "gpt-oss",
+        "mistral3",     "llama-by-layer", "mistral4", "qwen35",         "qwen3next",
+    };
+    for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
         char path[512];
-        snprintf(path, sizeof path, "%s/%s/case.json", CASES_DIR, cases[i]);
-        json_t *json = json_load_file(path, 0, NULL);
-        CU_ASSERT_PTR_NOT_NULL_FATAL(json);
-        check_case(cases[i], json);
+        struct rig rig;
+        json_t *json = load_case(MODELS_DIR, models[i]);
+        snprintf(path, sizeof path, "%s/%s/model.gguf", MODELS_DIR, models[i]);
+        rig_open(&rig, path);
+        check_logits(&rig, MODELS_DIR, models[i], json,
+                     json_number_value(json_object_get(json, "nmse_limit")));
+        rig_close(&rig);
         json_decref(json);
     }
 }
@@ -186,6 +221,7 @@ int main(void)
     CU_initialize_registry();
     CU_pSuite suite = CU_add_suite("golden", NULL, NULL);
     CU_add_test(suite, "reference logits", test_cases);
+    CU_add_test(suite, "reference logits of models in files", test_models);
     CU_add_test(suite, "greedy ids of a trained model", test_stories);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();
