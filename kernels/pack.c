@@ -222,6 +222,15 @@ void kern_pack(const struct kern_type_info *info, void *dst, const void *src, si
     }
 }
 
+void kern_pack_column(float *packed, size_t n_out, size_t k, size_t column, const float *values)
+{
+    for (size_t first = 0; first < n_out; first += KERN_PANEL) {
+        float *to = packed + first * k + column * KERN_PANEL;
+        for (size_t r = 0; r < KERN_PANEL; r++)
+            to[r] = first + r < n_out ? values[first + r] : 0.0f;
+    }
+}
+
 static void unpack_blocks(const struct kern_type_info *info, const uint8_t *from, size_t row,
                           size_t k, float *out)
 {

@@ -84,6 +84,10 @@ size_t kern_panel_bytes(const struct kern_type_info *info, size_t k);
 void kern_pack(const struct kern_type_info *info, void *dst, const void *src, size_t n_out,
                size_t k);
 
+/* Writes column `column` of a packed F32 matrix of n_out rows of k: n_out values, one a row. Rows
+ * that fill up the last panel become 0. */
+void kern_pack_column(float *packed, size_t n_out, size_t k, size_t column, const float *values);
+
 /* Row `row` of a packed matrix as k floats. */
 void kern_unpack_row(const struct kern_type_info *info, const void *packed, size_t row, size_t k,
                      float *out);

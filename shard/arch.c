@@ -9,7 +9,7 @@
 #define MLA_SLOTS                                                                                  \
     (SHARD__BIT(SHARD_ATTN_Q_A) | SHARD__BIT(SHARD_ATTN_Q_A_NORM) | SHARD__BIT(SHARD_ATTN_Q_B) |   \
      SHARD__BIT(SHARD_ATTN_KV_A) | SHARD__BIT(SHARD_ATTN_KV_A_NORM) | SHARD__BIT(SHARD_ATTN_K_B) | \
-     SHARD__BIT(SHARD_ATTN_V_B))
+     SHARD__BIT(SHARD_ATTN_V_B) | SHARD__BIT(SHARD_ATTN_KV_B))
 #define DELTA_SLOTS                                                                                \
     (SHARD__BIT(SHARD_DELTA_Z) | SHARD__BIT(SHARD_DELTA_CONV) | SHARD__BIT(SHARD_DELTA_DT) |       \
      SHARD__BIT(SHARD_DELTA_A) | SHARD__BIT(SHARD_DELTA_NORM) | SHARD__BIT(SHARD_DELTA_OUT))
@@ -31,6 +31,9 @@
  * residual, normalised without weights, times a vector, times 1 / sqrt(n_embd); its weights, which
  * sum to one, are multiplied by a number of each expert. At its end a layer multiplies the
  * residual by a number of its own.
+ * In small models each layer has an input of its own (program_input.c), and the last
+ * attention.shared_kv_layers have no K and V: they see those of the last layer before them that
+ * sees as far as they do (Gemma4TextAttention.kv_shared_layer_index).
  *
  * deepseek2 and mistral4 are defined by deepseek_v2 and deepseek_v3; qwen35 and qwen35moe by
  * qwen3_5 and qwen3_5_moe, of which qwen3_next has the parts (torch_recurrent_gated_delta_rule,
@@ -121,6 +124,7 @@ static const struct shard__arch archs[] = {
         .value_norm = true,
         .unscaled_scores = true,
         .dense_beside = true,
+        .layer_inputs = true,
         .needs = QK_NORMS | POST_NORMS | SHARD__BIT(SHARD_ROUTER_NORM) |
                  SHARD__BIT(SHARD_EXPERTS_NORM) | SHARD__BIT(SHARD_POST_DENSE_NORM) |
                  SHARD__BIT(SHARD_POST_EXPERTS_NORM),
@@ -169,6 +173,7 @@ static const struct shard__arch archs[] = {
         .delta_grouped = true,
         .needs = QK_NORMS | DELTA_SLOTS | SHARD__BIT(SHARD_DELTA_BETA_ALPHA) |
                  SHARD__BIT(SHARD_SHARED_GATE),
+        .may = SHARD__BIT(SHARD_DELTA_IN),
     },
     {
         .name = "qwen35",
@@ -249,9 +254,11 @@ const struct shard__slot shard__slots[SHARD_N_SLOTS] = {
     [SHARD_ATTN_Q_B] = {"attn_q_b.weight", SHARD__RANK_Q, {Q_RANK, SHARD__DIM_Q}, true},
     [SHARD_ATTN_KV_A] = {"attn_kv_a_mqa.weight", SHARD__ALWAYS, {EMBD, SHARD__DIM_KV_ROW}, true},
     [SHARD_ATTN_KV_A_NORM] = {"attn_kv_a_norm.weight", SHARD__ALWAYS, {KV_RANK}, true},
-    [SHARD_ATTN_K_B] = {"attn_k_b.weight", SHARD__ALWAYS, {SHARD__DIM_NOPE, KV_RANK, HEADS}, true},
-    [SHARD_ATTN_V_B] = {"attn_v_b.weight", SHARD__ALWAYS, {KV_RANK, SHARD__DIM_MLA_V, HEADS}, true},
-    [SHARD_DELTA_Z] = {"attn_gate.weight", SHARD__DELTA, {EMBD, SHARD__DIM_DELTA_V}, true},
+    [SHARD_ATTN_K_B] = {"attn_k_b.weight", SHARD__SPLIT, {SHARD__DIM_NOPE, KV_RANK, HEADS}, true},
+    [SHARD_ATTN_V_B] = {"attn_v_b.weight", SHARD__SPLIT, {KV_RANK, SHARD__DIM_MLA_V, HEADS}, true},
+    [SHARD_ATTN_KV_B] = {"attn_kv_b.weight", SHARD__JOINED, {KV_RANK, SHARD__DIM_KV_B}, true},
+    [SHARD_DELTA_IN] = {"ssm_in.weight", SHARD__DELTA, {EMBD, SHARD__DIM_DELTA_IN}, true},
+    [SHARD_DELTA_Z] = {"attn_gate.weight", SHARD__DELTA_Z, {EMBD, SHARD__DIM_DELTA_V}, true},
     [SHARD_DELTA_CONV] = {"ssm_conv1d.weight",
                           SHARD__DELTA,
                           {SHARD__DIM_TAPS, SHARD__DIM_QKV},
@@ -263,6 +270,9 @@ const struct shard__slot shard__slots[SHARD_N_SLOTS] = {
     [SHARD_DELTA_BETA_ALPHA] = {"ssm_ba.weight", SHARD__DELTA, {EMBD, SHARD__DIM_DELTA_2NV}, true},
     [SHARD_DELTA_NORM] = {"ssm_norm.weight", SHARD__DELTA, {SHARD__DIM_DELTA_HEAD}, true},
     [SHARD_DELTA_OUT] = {"ssm_out.weight", SHARD__DELTA, {SHARD__DIM_DELTA_V, EMBD}, true},
+    [SHARD_INPUT_GATE] = {"inp_gate.weight", SHARD__INPUT, {EMBD, SHARD__DIM_INPUT}},
+    [SHARD_INPUT_PROJ] = {"proj.weight", SHARD__INPUT, {SHARD__DIM_INPUT, EMBD}},
+    [SHARD_POST_INPUT_NORM] = {"post_norm.weight", SHARD__INPUT, {EMBD}},
 };
 
 #define N_ARCHS (sizeof archs / sizeof archs[0])

@@ -47,6 +47,8 @@ struct shard__arch {
                                  (program_delta.c) */
     bool delta_grouped;       /* the V heads of a K head are adjacent, and their beta and alpha come
                                  from one tensor, by K head; else V head j has K head j mod n_k */
+    bool layer_inputs;        /* layers may have inputs of their own, and the last ones may see an
+                                 earlier layer's keys and values */
     uint64_t needs, may;      /* slots of layers that these have, or may have; see shard__slot */
 };
 
@@ -80,10 +82,13 @@ enum shard__dim {
     SHARD__DIM_KV_ROW,     /* MLA: that and the rotated part of a key */
     SHARD__DIM_NOPE,       /* MLA: the part of a head's query that is not rotated */
     SHARD__DIM_MLA_V,      /* MLA: a head's value */
+    SHARD__DIM_KV_B,       /* MLA: heads x both */
     SHARD__DIM_DELTA_V,    /* delta-net: V heads x state size */
+    SHARD__DIM_DELTA_IN,   /* delta-net: its q, k, v and z */
     SHARD__DIM_DELTA_NV,   /* delta-net: V heads */
     SHARD__DIM_DELTA_2NV,  /* twice that */
     SHARD__DIM_DELTA_HEAD, /* delta-net: state size */
+    SHARD__DIM_INPUT,      /* a layer's own input */
     SHARD__DIM_TAPS        /* delta-net: taps of the convolution */
 };
 
@@ -91,8 +96,8 @@ enum shard__dim {
 enum shard__when {
     SHARD__ALWAYS,
     SHARD__OPTIONAL,
-    SHARD__UNFUSED, /* unless attn_qkv is there */
-    SHARD__QKV,     /* attn_qkv itself */
+    SHARD__UNFUSED, /* unless attn_qkv is there; not in delta-net layers */
+    SHARD__QKV,     /* attn_qkv itself; not beside ssm_in */
     SHARD__DENSE,
     SHARD__MOE,
     SHARD__MOE_UNFUSED, /* MOE, unless ffn_gate_up_exps is there */
@@ -100,8 +105,12 @@ enum shard__when {
     SHARD__SHARED,
     SHARD__ATTENTION, /* that are no delta-net layers */
     SHARD__DELTA,     /* that are */
+    SHARD__DELTA_Z,   /* that are, unless ssm_in is there */
+    SHARD__INPUT,     /* all layers of a model whose layers have inputs of their own */
     SHARD__WHOLE_Q,   /* MLA with a query that is not compressed, and all other attention */
-    SHARD__RANK_Q     /* MLA with a compressed query */
+    SHARD__RANK_Q,    /* MLA with a compressed query */
+    SHARD__SPLIT,     /* MLA with attn_k_b and attn_v_b */
+    SHARD__JOINED     /* MLA with attn_kv_b */
 };
 
 struct shard__slot {

@@ -17,7 +17,7 @@ struct table {
 struct layer {
     uint32_t n_head_kv;
     size_t k_bytes, v_bytes; /* of one head's rows in a page */
-    size_t page_bytes;       /* 0: a recurrent layer */
+    size_t page_bytes;       /* 0: the slice keeps no keys and values of it */
     enum shard_mask mask;
     uint32_t window;
 };
@@ -51,14 +51,15 @@ enum proto_status shard_kv_check(const struct shard_model *m, enum kern_kv type,
     return PROTO_OK;
 }
 
-static struct layer layer_of(const struct shard_model *m, uint32_t il, enum kern_kv type)
+static struct layer layer_of(const struct shard_program *program, uint32_t il, enum kern_kv type)
 {
+    const struct shard_model *m = program->model;
     const struct shard_layer *l = &m->layers[il];
     struct layer layer = {.n_head_kv = l->n_head_kv, .mask = l->mask, .window = l->window};
     layer.k_bytes = SHARD_KV_PAGE_ROWS * kern_kv_bytes(type, l->head_dim_k);
     if (!m->mla.kv_rank)
         layer.v_bytes = SHARD_KV_PAGE_ROWS * kern_kv_bytes(type, l->head_dim_v);
-    if (l->delta)
+    if (l->delta || !shard_keeps_kv(m, program->layer_first, program->layer_end, il))
         return layer;
     size_t bytes = l->n_head_kv * (layer.k_bytes + layer.v_bytes);
     layer.page_bytes = (bytes + PAGE_ALIGN - 1) / PAGE_ALIGN * PAGE_ALIGN;
@@ -68,8 +69,8 @@ static struct layer layer_of(const struct shard_model *m, uint32_t il, enum kern
 uint64_t shard_kv_bytes(const struct shard_program *program, enum kern_kv type, uint64_t n)
 {
     uint64_t sum = shard__states_bytes(program, n);
-    for (uint32_t il = program->layer_first; il < program->layer_end; il++) {
-        struct layer layer = layer_of(program->model, il, type);
+    for (uint32_t il = shard_program_cache_first(program); il < program->layer_end; il++) {
+        struct layer layer = layer_of(program, il, type);
         uint64_t rows = n;
         if (layer.mask != SHARD_MASK_CAUSAL && rows > layer.window + PROTO_MAX_BATCH_ROWS)
             rows = layer.window + PROTO_MAX_BATCH_ROWS;
@@ -89,7 +90,8 @@ enum proto_status shard_kv_create(struct shard_kv **out, const struct shard_prog
                                   const struct shard_kv_options *options, struct proto_error *error)
 {
     *out = NULL;
-    uint32_t n_layers = program->layer_end - program->layer_first;
+    uint32_t layer_first = shard_program_cache_first(program);
+    uint32_t n_layers = program->layer_end - layer_first;
     if (options->max_seqs == 0 || options->max_seqs > PROTO_MAX_SEQUENCES)
         return proto_fail(error, PROTO_LIMIT, "%u sequences asked for, expected 1 to %u",
                           options->max_seqs, PROTO_MAX_SEQUENCES);
@@ -103,7 +105,7 @@ enum proto_status shard_kv_create(struct shard_kv **out, const struct shard_prog
     if (!kv)
         return proto_fail_nomem(error, sizeof *kv, "the KV cache");
     kv->type = options->type;
-    kv->layer_first = program->layer_first;
+    kv->layer_first = layer_first;
     kv->n_layers = n_layers;
     kv->max_seqs = options->max_seqs;
     kv->ctx = options->ctx ? options->ctx : PROTO_MAX_CONTEXT;
@@ -117,7 +119,7 @@ enum proto_status shard_kv_create(struct shard_kv **out, const struct shard_prog
         return proto_fail_nomem(error, n_tables * sizeof kv->tables[0], "the KV page tables");
     }
     for (uint32_t i = 0; i < n_layers; i++)
-        kv->layers[i] = layer_of(program->model, kv->layer_first + i, options->type);
+        kv->layers[i] = layer_of(program, kv->layer_first + i, options->type);
     status = shard__states_create(&kv->states, program, options->max_seqs, error);
     if (status != PROTO_OK) {
         shard_kv_destroy(kv);

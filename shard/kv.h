@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The KV cache of a slice: for each sequence and layer, pages of SHARD_KV_PAGE_ROWS positions. A
- * page holds, for each KV head, its K rows and then its V rows. Pages come from one pool with a
- * limit; a chunked or windowed layer gives back the pages that no later query can see. A recurrent
- * layer has a state in place of pages, and copies of it (shard/kv_state.h), from the same limit.
- * One thread (the one that executes).
+ * The KV cache of a slice: for each sequence and layer whose keys and values the slice's layers
+ * see (shard_keeps_kv), pages of SHARD_KV_PAGE_ROWS positions. A page holds, for each KV head, its
+ * K rows and then its V rows. Pages come from one pool with a limit; a chunked or windowed layer
+ * gives back the pages that no later query can see. A recurrent layer has a state in place of
+ * pages, and copies of it (shard/kv_state.h), from the same limit. One thread (the one that
+ * executes).
  */
 #ifndef SHARD_KV_H
 #define SHARD_KV_H

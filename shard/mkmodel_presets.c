@@ -43,6 +43,8 @@ static const struct shard__dims presets[] = {
     {"qwen35moe-tiny", "qwen35moe", TINY, .layers = 5, .theta = 10000000, .hd = 32, .experts = 16,
      .used = 4, .ffe = 64, .ffs = 64},
     {"gemma4-tiny", "gemma4", TINY, .layers = 6, .theta = 1000000, .hd = 32, .swa = 32},
+    {"gemma4-e-tiny", "gemma4", TINY, .layers = 6, .theta = 1000000, .hd = 32, .swa = 32,
+     .layer_input = 32, .shared_kv = 3},
     {"glm4moe-tiny", "glm4moe", TINY, .theta = 1000000, .experts = 16, .used = 4, .ffe = 64,
      .dense = 1, .shared = 1},
     {"llama-k", "llama", K256},
@@ -112,6 +114,8 @@ static const struct setting settings[] = {
     INTEGER(vhd, 0, PROTO_MAX_HEAD_DIM),
     INTEGER(swa, 0, PROTO_MAX_CONTEXT),
     INTEGER(rope_freqs, 0, 1),
+    INTEGER(layer_input, 0, PROTO_MAX_EMBD),
+    INTEGER(shared_kv, 0, PROTO_MAX_LAYERS),
 };
 
 #define N_SETTINGS (sizeof settings / sizeof settings[0])

@@ -18,6 +18,8 @@ struct shard__dims {
     uint32_t groups, groups_used;
     uint32_t qlora, kvlora, nope, rope, vhd; /* latent attention */
     uint32_t swa, rope_freqs;                /* sliding window; whether RoPE has factors */
+    uint32_t layer_input, shared_kv; /* gemma4: width of layers' own inputs; last layers that have
+                                        no K and V of their own */
 };
 
 /* Fills *dims from the preset's row and the "key=value" changes. */

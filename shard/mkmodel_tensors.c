@@ -323,18 +323,26 @@ static void gemma4_layer(struct build *b, uint32_t i)
 {
     const struct shard__dims *d = b->d;
     uint64_t head = gemma4_slides(i) ? d->hd / 2 : d->hd;
+    bool own_kv = i + d->shared_kv < d->layers;
     matrix(b, "attn_q.weight", MATRIX(d->heads * head, d->embd));
-    matrix(b, "attn_k.weight", MATRIX(d->kv * head, d->embd));
-    if (gemma4_slides(i)) /* elsewhere V is the projection of K */
+    if (own_kv)
+        matrix(b, "attn_k.weight", MATRIX(d->kv * head, d->embd));
+    if (own_kv && gemma4_slides(i)) /* elsewhere V is the projection of K */
         matrix(b, "attn_v.weight", MATRIX(d->kv * head, d->embd));
     matrix(b, "attn_output.weight", MATRIX(d->embd, d->heads * head));
     norm(b, "attn_q_norm.weight", head);
-    norm(b, "attn_k_norm.weight", head);
+    if (own_kv)
+        norm(b, "attn_k_norm.weight", head);
     norm(b, "post_attention_norm.weight", d->embd);
     floats(b, "layer_output_scale.weight", VECTOR(1), 0.3);
     norm(b, "ffn_norm.weight", d->embd);
     dense_ffn(b);
     norm(b, "post_ffw_norm.weight", d->embd);
+    if (d->layer_input) {
+        matrix(b, "inp_gate.weight", MATRIX(d->layer_input, d->embd));
+        matrix(b, "proj.weight", MATRIX(d->embd, d->layer_input));
+        norm(b, "post_norm.weight", d->embd);
+    }
 }
 
 static void layer(struct build *b, uint32_t i)
@@ -450,7 +458,9 @@ static void gemma4_keys(struct build *b)
     for (uint32_t i = 0; i < b->d->layers; i++)
         slides[i] = gemma4_slides(i);
     u32(b, "attention.sliding_window", b->d->swa);
-    u32(b, "embedding_length_per_layer_input", 0);
+    u32(b, "embedding_length_per_layer_input", b->d->layer_input);
+    if (b->d->shared_kv)
+        u32(b, "attention.shared_kv_layers", b->d->shared_kv);
     u32(b, "attention.key_length_swa", half);
     u32(b, "attention.value_length_swa", half);
     u32(b, "rope.dimension_count_swa", half);
@@ -484,6 +494,17 @@ static void own_keys(struct build *b)
         glm4moe_keys(b);
 }
 
+/* What inputs of layers are made of, of all layers side by side. */
+static void layer_input_tensors(struct build *b)
+{
+    const struct shard__dims *d = b->d;
+    uint64_t width = (uint64_t)d->layers * d->layer_input;
+    add(b, "per_layer_token_embd.weight", b->type, MATRIX(d->vocab, width),
+        (struct shard__recipe){.rule = SHARD__UNIFORM, .std = 1 / sqrt((double)d->layer_input)});
+    matrix(b, "per_layer_model_proj.weight", MATRIX(width, d->embd));
+    norm(b, "per_layer_proj_norm.weight", d->layer_input);
+}
+
 static void model_tensors(struct build *b)
 {
     const struct shard__dims *d = b->d;
@@ -496,6 +517,8 @@ static void model_tensors(struct build *b)
         given(b, "rope_freqs.weight", d->hd / 2, rope_factor_partial);
     else if (d->rope_freqs)
         given(b, "rope_freqs.weight", d->hd / 2, rope_factor);
+    if (is(b, "gemma4") && d->layer_input)
+        layer_input_tensors(b);
 }
 
 enum proto_status shard__spec_init(struct shard__spec *spec, const struct shard__dims *dims,

@@ -221,6 +221,26 @@ static void read_rope_set(struct shard_rope_params *rope, struct reader *r, bool
             partial ? "an even number up to the key length" : "the even key length", head_dim);
 }
 
+/* Old files describe attention as it is with K and V decompressed, and have both's matrices in one
+ * tensor: n_rot of each key are common to all heads, the rest and the value come from it. */
+static void read_joined_mla(struct shard_model *m, struct reader *r, uint32_t n_rot)
+{
+    struct shard_mla *mla = &m->mla;
+    mla->joined = true;
+    mla->kv_rank = read_u32(r, "attention.kv_lora_rank", REQUIRED, 1, PROTO_MAX_HEAD_DIM - n_rot);
+    mla->nope = m->head_dim_k - n_rot;
+    mla->dim_v = m->head_dim_v;
+    m->head_dim_k = mla->kv_rank + n_rot;
+    m->head_dim_v = mla->kv_rank;
+    if (r->status == PROTO_OK &&
+        (mla->nope == 0 || mla->nope % KERN_PANEL || mla->dim_v % KERN_PANEL))
+        r->status = proto_fail(r->error, PROTO_UNSUPPORTED,
+                               "%s has attention in its old form (attn_kv_b) with %u values of a "
+                               "key that are not rotated and %u of a value, expected multiples of "
+                               "%u; get or convert a newer file, with attn_k_b and attn_v_b",
+                               m->arch, mla->nope, mla->dim_v, KERN_PANEL);
+}
+
 /* Compressed attention's numbers, which must agree with those that describe its cache. */
 static void read_mla(struct shard_model *m, struct reader *r, const struct shard__arch *arch)
 {
@@ -228,17 +248,13 @@ static void read_mla(struct shard_model *m, struct reader *r, const struct shard
     uint32_t n_rot = m->rope[SHARD_ROPE_GLOBAL].n_rot;
     if (!arch->mla || r->status != PROTO_OK)
         return;
+    m->rope[SHARD_ROPE_GLOBAL].gain = 1.0f; /* score_scale stands in for it */
+    mla->q_rank = read_u32(r, "attention.q_lora_rank", 0, 0, PROTO_MAX_EMBD);
     if (!has_key(r, "attention.key_length_mla")) {
-        r->status = proto_fail(r->error, PROTO_UNSUPPORTED,
-                               "key '%s.attention.key_length_mla' is missing: the file has "
-                               "attention in its old form (attn_kv_b), expected the absorbed one "
-                               "(attn_k_b and attn_v_b); get or convert a newer file",
-                               m->arch);
+        read_joined_mla(m, r, n_rot);
         return;
     }
-    m->rope[SHARD_ROPE_GLOBAL].gain = 1.0f; /* score_scale stands in for it */
     mla->kv_rank = read_u32(r, "attention.kv_lora_rank", REQUIRED, 1, PROTO_MAX_HEAD_DIM);
-    mla->q_rank = read_u32(r, "attention.q_lora_rank", 0, 0, PROTO_MAX_EMBD);
     mla->dim_v = read_u32(r, "attention.value_length_mla", REQUIRED, 1, PROTO_MAX_HEAD_DIM);
     mla->nope = read_u32(r, "attention.key_length_mla", REQUIRED, n_rot + 1, PROTO_MAX_HEAD_DIM);
     mla->nope -= r->status == PROTO_OK ? n_rot : 0;
@@ -464,6 +480,7 @@ static void read_layers(struct shard_model *m, struct reader *r, const struct sh
         layer->n_head = read_layer_u32(r, "attention.head_count", il, REQUIRED, 1, PROTO_MAX_HEADS);
         layer->n_head_kv =
             read_layer_u32(r, "attention.head_count_kv", il, layer->n_head, 1, PROTO_MAX_HEADS);
+        layer->n_head_kv = m->mla.joined ? 1 : layer->n_head_kv;
         layer->moe = m->n_experts > 0 && il >= dense && (il + 1) % step == 0;
         bool no_dense = layer->moe && !m->dense_beside;
         layer->ff =
@@ -478,6 +495,39 @@ static void read_layers(struct shard_model *m, struct reader *r, const struct sh
             r->status = proto_fail(r->error, PROTO_FORMAT,
                                    "layer %u has %u KV heads, expected 1: the compressed row", il,
                                    layer->n_head_kv);
+    }
+}
+
+/* The last layer before `end` that sees as far as layer il, or n_layers. */
+static uint32_t find_kv_layer(const struct shard_model *m, uint32_t il, uint32_t end)
+{
+    const struct shard_layer *layer = &m->layers[il];
+    while (end-- > 0) {
+        if (m->layers[end].mask == layer->mask && m->layers[end].window == layer->window)
+            return end;
+    }
+    return m->n_layers;
+}
+
+static void read_shared_kv(struct shard_model *m, struct reader *r, const struct shard__arch *arch)
+{
+    uint32_t n =
+        read_u32(r, "attention.shared_kv_layers", 0, 0, arch->layer_inputs ? m->n_layers - 1 : 0);
+    for (uint32_t il = 0; il < m->n_layers && r->status == PROTO_OK; il++) {
+        m->layers[il].kv_layer = il;
+        if (il < m->n_layers - n)
+            continue;
+        uint32_t of = find_kv_layer(m, il, m->n_layers - n);
+        if (of == m->n_layers || m->layers[of].n_head_kv != m->layers[il].n_head_kv) {
+            r->status = proto_fail(r->error, PROTO_FORMAT,
+                                   "layer %u is one of %u (%s.attention.shared_kv_layers) without "
+                                   "K and V, expected a layer before them that sees as far and has "
+                                   "as many KV heads (%u)",
+                                   il, n, r->arch, m->layers[il].n_head_kv);
+            return;
+        }
+        m->layers[il].kv_layer = of;
+        m->layers[of].kv_shared = true;
     }
 }
 
@@ -506,18 +556,13 @@ static void read_scales(struct shard_model *m, struct reader *r, const struct sh
     m->value_norm = arch->value_norm;
     m->embd_scale = arch->scaled_embedding ? (float)sqrt((double)m->n_embd) : 1.0f;
     m->logit_softcap = read_f32(r, "final_logit_softcapping", 0.0f, 0.0f, 1e6f);
-    uint32_t by_layer = read_u32(r, "embedding_length_per_layer_input", 0, 0, UINT32_MAX);
-    if (r->status == PROTO_OK && by_layer != 0)
-        r->status = proto_fail(r->error, PROTO_UNSUPPORTED,
-                               "%s.embedding_length_per_layer_input is %u, expected 0: embeddings "
-                               "for each layer are not supported",
-                               r->arch, by_layer);
-    uint32_t shared = read_u32(r, "attention.shared_kv_layers", 0, 0, UINT32_MAX);
-    if (r->status == PROTO_OK && shared != 0)
-        r->status = proto_fail(r->error, PROTO_UNSUPPORTED,
-                               "%s.attention.shared_kv_layers is %u, expected 0: layers that read "
-                               "another's K and V are not supported",
-                               r->arch, shared);
+}
+
+static void read_layer_input(struct shard_model *m, struct reader *r,
+                             const struct shard__arch *arch)
+{
+    uint32_t most = arch->layer_inputs ? PROTO_MAX_EMBD / m->n_layers : 0;
+    m->layer_input = read_u32(r, "embedding_length_per_layer_input", 0, 0, most);
 }
 
 static enum proto_status read_metadata(struct shard_model *m, const struct shard__arch *arch,
@@ -536,13 +581,24 @@ static enum proto_status read_metadata(struct shard_model *m, const struct shard
         windowed.window = read_u32(&r, "attention.sliding_window", REQUIRED, 1, PROTO_MAX_CONTEXT);
     read_temperature(m, &r, arch);
     read_scales(m, &r, arch);
+    read_layer_input(m, &r, arch);
     if (r.status != PROTO_OK)
         return r.status;
     m->layers = calloc(m->n_layers, sizeof m->layers[0]);
     if (!m->layers)
         return proto_fail_nomem(error, m->n_layers * sizeof m->layers[0], "the model's layers");
     read_layers(m, &r, arch, &windowed);
+    read_shared_kv(m, &r, arch);
     return r.status;
+}
+
+/* Puts the file's name before a text that does not have it. */
+static void name_file(const struct shard_gguf *gguf, struct proto_error *error)
+{
+    const char *path = shard_gguf_path(gguf, 0);
+    struct proto_error plain = *error;
+    if (strncmp(plain.text, path, strlen(path)) != 0)
+        proto_fail(error, plain.status, "%.200s: %s", path, plain.text);
 }
 
 enum proto_status shard_model_create(struct shard_model **out, const struct shard_gguf *gguf,
@@ -556,11 +612,13 @@ enum proto_status shard_model_create(struct shard_model **out, const struct shar
         return proto_fail_nomem(e, sizeof *m, "the model");
     m->gguf = gguf;
     m->token_embd = m->output_norm = m->output = m->rope_freqs = -1;
+    m->input_embd = m->input_proj = m->input_norm = -1;
     const struct shard__arch *arch = read_arch(m, e);
     enum proto_status status = arch ? read_metadata(m, arch, e) : e->status;
     if (status == PROTO_OK)
         status = shard__model_find_tensors(m, arch, e);
     if (status != PROTO_OK) {
+        name_file(gguf, e);
         shard_model_destroy(m);
         return status;
     }

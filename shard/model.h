@@ -59,7 +59,9 @@ enum shard_slot {
     SHARD_ATTN_KV_A_NORM,
     SHARD_ATTN_K_B,
     SHARD_ATTN_V_B,
-    SHARD_DELTA_Z, /* delta-net */
+    SHARD_ATTN_KV_B, /* rows of both, by head: k_b's, not transposed, and v_b's */
+    SHARD_DELTA_IN,  /* delta-net; by K head its q and k, and v and z of its V heads */
+    SHARD_DELTA_Z,
     SHARD_DELTA_CONV,
     SHARD_DELTA_DT,
     SHARD_DELTA_A,
@@ -68,6 +70,9 @@ enum shard_slot {
     SHARD_DELTA_BETA_ALPHA,
     SHARD_DELTA_NORM,
     SHARD_DELTA_OUT,
+    SHARD_INPUT_GATE, /* a layer's own input */
+    SHARD_INPUT_PROJ,
+    SHARD_POST_INPUT_NORM,
     SHARD_N_SLOTS
 };
 
@@ -112,6 +117,7 @@ struct shard_mla {
     uint32_t q_rank;  /* 0: the query is not compressed */
     uint32_t nope;    /* a head's query has this many values that are not rotated, then n_rot */
     uint32_t dim_v;   /* of a head's value, decompressed */
+    bool joined;      /* the file has attn_kv_b in place of attn_k_b and attn_v_b */
 };
 
 #define SHARD_MAX_TAPS 16u
@@ -135,6 +141,8 @@ struct shard_layer {
     bool delta;                     /* a gated delta-net layer: no keys and values, but a state */
     uint32_t n_head, n_head_kv, ff; /* ff: width of the dense FFN */
     uint32_t head_dim_k, head_dim_v;
+    uint32_t kv_layer; /* whose keys and values it sees: its own, or those of an earlier layer */
+    bool kv_shared;    /* later layers see its keys and values too */
     enum shard_rope_set rope_set;
     float score_scale; /* of products of Q and K */
     enum shard_rope rope;
@@ -167,22 +175,26 @@ struct shard_model {
     bool gate_normalised; /* weights divided by their sum */
     bool gate_on_input;   /* the weight multiplies the expert's input (llama4) */
     float gate_scale;
-    bool dense_beside; /* MoE layers have a dense FFN beside the experts */
+    uint32_t layer_input; /* values of a token's input to each layer besides the residual; 0: there
+                             is none (program_input.c) */
+    bool dense_beside;    /* MoE layers have a dense FFN beside the experts */
     uint32_t n_expert_groups, n_expert_groups_used; /* experts are chosen from the best groups of
                                                        adjacent ones; 0: from all */
     uint32_t temperature_length, temperature_offset;
     float temperature_scale;
     long token_embd, output_norm, output, rope_freqs; /* -1: none; output may equal token_embd */
+    long input_embd, input_proj, input_norm;          /* of layers' own inputs; -1: none */
     struct shard_layer *layers;
 };
 
 /* Reads and checks everything: known architecture, needed keys, limits, each tensor's type and
- * shape. gguf is borrowed. */
+ * shape. Errors name the file. gguf is borrowed. */
 enum proto_status shard_model_create(struct shard_model **out, const struct shard_gguf *gguf,
                                      struct proto_error *error);
 void shard_model_destroy(struct shard_model *model);
 
-/* Bytes of a layer's tensors in the file; of the embedding table; of the head (norm and output). */
+/* Bytes of a layer's tensors in the file; of what makes embeddings; of the head (norm and output).
+ */
 uint64_t shard_model_layer_bytes(const struct shard_model *model, uint32_t layer);
 uint64_t shard_model_embd_bytes(const struct shard_model *model);
 uint64_t shard_model_head_bytes(const struct shard_model *model);

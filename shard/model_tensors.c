@@ -123,16 +123,22 @@ static uint64_t dim_of(const struct shard_model *m, const struct shard_layer *la
         return m->mla.kv_rank + m->rope[SHARD_ROPE_GLOBAL].n_rot;
     case SHARD__DIM_NOPE:
         return m->mla.nope;
+    case SHARD__DIM_KV_B:
+        return (uint64_t)layer->n_head * (m->mla.nope + m->mla.dim_v);
     case SHARD__DIM_MLA_V:
         return m->mla.dim_v;
     case SHARD__DIM_DELTA_V:
         return (uint64_t)m->delta.n_v * m->delta.dim;
+    case SHARD__DIM_DELTA_IN:
+        return 2 * (uint64_t)m->delta.dim * (m->delta.n_v + m->delta.n_k);
     case SHARD__DIM_DELTA_NV:
         return m->delta.n_v;
     case SHARD__DIM_DELTA_2NV:
         return 2 * (uint64_t)m->delta.n_v;
     case SHARD__DIM_DELTA_HEAD:
         return m->delta.dim;
+    case SHARD__DIM_INPUT:
+        return m->layer_input;
     case SHARD__DIM_TAPS:
         return m->delta.taps;
     }
@@ -150,17 +156,29 @@ static enum need need_when(const struct shard_model *m, const struct shard_layer
     case SHARD__OPTIONAL:
         return m->mla.kv_rank || m->delta.n_v ? ABSENT : ALLOWED;
     case SHARD__QKV:
-        return layer->delta ? NEEDED : m->mla.kv_rank ? ABSENT : ALLOWED;
+        if (layer->delta)
+            return layer->tensor[SHARD_DELTA_IN] >= 0 ? ABSENT : NEEDED;
+        return m->mla.kv_rank ? ABSENT : ALLOWED;
     case SHARD__UNFUSED:
-        return layer->tensor[SHARD_ATTN_QKV] >= 0 || m->mla.kv_rank ? ABSENT : NEEDED;
+        return layer->tensor[SHARD_ATTN_QKV] >= 0 || m->mla.kv_rank || layer->delta ? ABSENT
+                                                                                    : NEEDED;
     case SHARD__WHOLE_Q:
-        return layer->tensor[SHARD_ATTN_QKV] >= 0 || m->mla.q_rank ? ABSENT : NEEDED;
+        return layer->tensor[SHARD_ATTN_QKV] >= 0 || m->mla.q_rank || layer->delta ? ABSENT
+                                                                                   : NEEDED;
     case SHARD__RANK_Q:
         return m->mla.q_rank ? NEEDED : ABSENT;
+    case SHARD__SPLIT:
+        return m->mla.joined ? ABSENT : NEEDED;
+    case SHARD__JOINED:
+        return m->mla.joined ? NEEDED : ABSENT;
     case SHARD__ATTENTION:
         return layer->delta ? ABSENT : NEEDED;
     case SHARD__DELTA:
         return layer->delta ? NEEDED : ABSENT;
+    case SHARD__DELTA_Z:
+        return layer->delta && layer->tensor[SHARD_DELTA_IN] < 0 ? NEEDED : ABSENT;
+    case SHARD__INPUT:
+        return m->layer_input ? NEEDED : ABSENT;
     case SHARD__DENSE:
         return layer->moe && !m->dense_beside ? ABSENT : NEEDED;
     case SHARD__MOE:
@@ -208,16 +226,27 @@ static bool is_expert(int slot)
     return (slot >= SHARD_GATE_EXPS && slot <= SHARD_DOWN_EXPS) || slot == SHARD_GATE_UP_EXPS;
 }
 
+static bool is_kv(int slot)
+{
+    return slot == SHARD_ATTN_K || slot == SHARD_ATTN_V || slot == SHARD_ATTN_K_BIAS ||
+           slot == SHARD_ATTN_V_BIAS || slot == SHARD_ATTN_K_NORM;
+}
+
 static enum proto_status find_slot(struct finder *f, uint32_t il, int slot)
 {
     struct shard_layer *layer = &f->model->layers[il];
+    bool borrows = layer->kv_layer != il;
     enum need need = need_of(f, layer, slot);
-    if (need == ABSENT || (layer->experts_split && is_expert(slot)))
+    if (need == ABSENT || (layer->experts_split && is_expert(slot)) ||
+        (borrows && slot == SHARD_ATTN_QKV))
         return PROTO_OK;
     uint64_t dims[4];
     char name[NAME_BYTES];
     slot_dims(f->model, layer, slot, dims);
     snprintf(name, sizeof name, "blk.%u.%s", il, name_of(f, slot));
+    long unused; /* some files have the tensors that the original never used */
+    if (borrows && is_kv(slot))
+        return find(f, name, dims, false, &unused);
     return find(f, name, dims, need == NEEDED, &layer->tensor[slot]);
 }
 
@@ -272,7 +301,9 @@ static enum proto_status find_split_experts(struct finder *f, uint32_t il)
 static enum proto_status find_layer(struct finder *f, uint32_t il)
 {
     /* What is fused decides what else is needed. */
-    enum proto_status status = find_slot(f, il, SHARD_ATTN_QKV);
+    enum proto_status status = find_slot(f, il, SHARD_DELTA_IN);
+    if (status == PROTO_OK)
+        status = find_slot(f, il, SHARD_ATTN_QKV);
     if (status == PROTO_OK)
         status = find_slot(f, il, SHARD_GATE_UP_EXPS);
     if (status == PROTO_OK && has_split_experts(f->model, il))
@@ -319,10 +350,30 @@ static enum proto_status find_embedding(struct finder *f)
     return status == PROTO_OK ? check_vocab(m, f->error) : status;
 }
 
+/* What makes the inputs of all layers, side by side. */
+static enum proto_status find_layer_inputs(struct finder *f)
+{
+    struct shard_model *m = f->model;
+    uint64_t width = (uint64_t)m->layer_input * m->n_layers;
+    if (width == 0)
+        return PROTO_OK;
+    enum proto_status status = find(f, "per_layer_token_embd.weight",
+                                    (uint64_t[4]){width, m->n_vocab, 1, 1}, true, &m->input_embd);
+    if (status == PROTO_OK)
+        status = find(f, "per_layer_model_proj.weight", (uint64_t[4]){m->n_embd, width, 1, 1}, true,
+                      &m->input_proj);
+    if (status == PROTO_OK)
+        status = find(f, "per_layer_proj_norm.weight", (uint64_t[4]){m->layer_input, 1, 1, 1}, true,
+                      &m->input_norm);
+    return status;
+}
+
 static enum proto_status find_globals(struct finder *f)
 {
     struct shard_model *m = f->model;
     enum proto_status status = find_embedding(f);
+    if (status == PROTO_OK)
+        status = find_layer_inputs(f);
     if (status != PROTO_OK)
         return status;
     uint64_t norm[4] = {m->n_embd, 1, 1, 1};
@@ -406,7 +457,8 @@ uint64_t shard_model_layer_bytes(const struct shard_model *model, uint32_t layer
 
 uint64_t shard_model_embd_bytes(const struct shard_model *model)
 {
-    return tensor_bytes(model, model->token_embd);
+    return tensor_bytes(model, model->token_embd) + tensor_bytes(model, model->input_embd) +
+           tensor_bytes(model, model->input_proj) + tensor_bytes(model, model->input_norm);
 }
 
 uint64_t shard_model_head_bytes(const struct shard_model *model)
@@ -433,6 +485,8 @@ static bool is_expert_bias(int slot)
 uint64_t shard_model_bytes_per_token(const struct shard_model *model)
 {
     uint64_t sum = tensor_bytes(model, model->output);
+    if (model->layer_input)
+        sum += tensor_bytes(model, model->input_proj);
     for (uint32_t il = 0; il < model->n_layers; il++) {
         const struct shard_layer *layer = &model->layers[il];
         for (int slot = 0; slot < SHARD_N_SLOTS; slot++) {

@@ -11,6 +11,7 @@
 /* What a slice would take, from sums over layers: bytes of layers [a, b) = sums[b] - sums[a]. */
 struct costs {
     uint64_t *sums;             /* n_layers + 1 */
+    uint64_t *shared;           /* n_layers + 1: KV of layers before that later ones see */
     uint64_t embed, head, tied; /* tied: counted in both, held once by a slice that has both */
     uint64_t scratch, thread_scratch; /* of each worker, and of each of its threads besides */
 };
@@ -83,9 +84,12 @@ static enum proto_status fill_costs(struct planner *p)
     c->scratch = all.scratch_bytes;
     c->thread_scratch = thread.scratch_bytes - all.scratch_bytes;
     for (uint32_t il = 0; il < n && status == PROTO_OK; il++) {
+        const struct shard_layer *layer = &p->model->layers[il];
         struct shard_stage one = {.layer_first = il, .layer_end = il + 1};
         status = measure(p, 0, &one);
-        c->sums[il + 1] = c->sums[il] + one.weight_bytes + one.kv_bytes;
+        uint64_t own_kv = layer->kv_layer == il ? one.kv_bytes : 0;
+        c->sums[il + 1] = c->sums[il] + one.weight_bytes + own_kv;
+        c->shared[il + 1] = c->shared[il] + (layer->kv_shared ? own_kv : 0);
     }
     return status;
 }
@@ -95,9 +99,11 @@ static double load(const struct planner *p, uint32_t w, uint32_t a, uint32_t b)
 {
     const struct costs *c = &p->costs;
     bool embed = a == 0, head = b == p->model->n_layers;
+    bool sees_earlier = p->model->layers[b - 1].kv_layer < a;
     uint64_t scratch = c->scratch + p->workers[w].threads * c->thread_scratch;
     uint64_t bytes = c->sums[b] - c->sums[a] + scratch + (embed ? c->embed : 0) +
-                     (head ? c->head : 0) - (embed && head ? c->tied : 0);
+                     (head ? c->head : 0) - (embed && head ? c->tied : 0) +
+                     (sees_earlier ? c->shared[a] : 0);
     uint64_t memory = p->workers[w].memory_bytes;
     return (double)bytes / (double)(memory ? memory : 1);
 }
@@ -306,9 +312,10 @@ static enum proto_status try_plan(struct planner *p, struct shard_plan **out)
     enum proto_status status = PROTO_OK;
     p->chosen = calloc(n_workers, sizeof *p->chosen);
     p->costs.sums = calloc((size_t)n_layers + 1, sizeof *p->costs.sums);
+    p->costs.shared = calloc((size_t)n_layers + 1, sizeof *p->costs.shared);
     if (plan)
         plan->stages = calloc(n_workers, sizeof *plan->stages);
-    if (!ends || !plan || !plan->stages || !p->chosen || !p->costs.sums)
+    if (!ends || !plan || !plan->stages || !p->chosen || !p->costs.sums || !p->costs.shared)
         status = proto_fail_nomem(p->error, n_workers * sizeof *plan->stages, "the plan");
     if (status == PROTO_OK)
         status = split(p, ends);
@@ -317,6 +324,7 @@ static enum proto_status try_plan(struct planner *p, struct shard_plan **out)
     free(ends);
     free(p->chosen);
     free(p->costs.sums);
+    free(p->costs.shared);
     if (status != PROTO_OK) {
         shard_plan_destroy(plan);
         return status;

@@ -19,14 +19,6 @@ uint64_t shard_mask_first(enum shard_mask mask, uint32_t window, uint64_t pos)
     return 0;
 }
 
-static struct shard_op *scale(struct builder *b, int16_t dst, float factor)
-{
-    struct shard_op *op = emit(b, SHARD_OP_SCALE, dst, -1);
-    op->width = b->model->n_embd;
-    op->scale = factor;
-    return op;
-}
-
 /* The norm that some models have on what a branch adds to the residual. */
 static void post_norm(struct builder *b, int16_t dst, const struct shard_layer *layer,
                       enum shard_slot slot)
@@ -35,6 +27,7 @@ static void post_norm(struct builder *b, int16_t dst, const struct shard_layer *
         norm(b, dst, dst, layer->tensor[slot]);
 }
 
+/* k and v are -1 in a layer that sees another's. */
 struct qkv {
     int16_t q, k, v;
 };
@@ -61,13 +54,16 @@ static struct qkv emit_products(struct builder *b, const struct shard_layer *lay
     return r;
 }
 
-static struct qkv emit_qkv(struct builder *b, const struct shard_layer *layer, int16_t h)
+static struct qkv emit_qkv(struct builder *b, uint32_t il, int16_t h)
 {
+    const struct shard_layer *layer = &b->model->layers[il];
     uint32_t q_width = layer->n_head * layer->head_dim_k;
     uint32_t k_width = layer->n_head_kv * layer->head_dim_k;
     uint32_t v_width = layer->n_head_kv * layer->head_dim_v;
-    struct qkv r;
-    if (layer->tensor[SHARD_ATTN_QKV] >= 0) {
+    struct qkv r = {-1, -1, -1};
+    if (layer->kv_layer != il) {
+        r.q = matmul(b, "q", matrix(b, layer, SHARD_ATTN_Q), h);
+    } else if (layer->tensor[SHARD_ATTN_QKV] >= 0) {
         int16_t fused = matmul(b, "qkv", matrix(b, layer, SHARD_ATTN_QKV), h);
         r = (struct qkv){floats(b, "q", q_width), floats(b, "k", k_width), floats(b, "v", v_width)};
         copy(b, r.q, fused, 0, q_width);
@@ -107,6 +103,8 @@ static void emit_norms_before(struct builder *b, const struct shard_layer *layer
     int32_t wq = vector(b, layer, SHARD_ATTN_Q_NORM), wk = vector(b, layer, SHARD_ATTN_K_NORM);
     if (wq >= 0)
         emit_head_norm(b, r.q, layer->n_head, layer->head_dim_k, wq);
+    if (r.k < 0)
+        return;
     if (wk >= 0)
         emit_head_norm(b, r.k, layer->n_head_kv, layer->head_dim_k, wk);
     if (b->model->value_norm)
@@ -118,11 +116,13 @@ static void emit_positions(struct builder *b, const struct shard_layer *layer, s
     const struct shard_model *m = b->model;
     if (layer->rope != SHARD_ROPE_NONE) {
         emit_rotation(b, r.q, layer->n_head, layer);
-        emit_rotation(b, r.k, layer->n_head_kv, layer);
+        if (r.k >= 0)
+            emit_rotation(b, r.k, layer->n_head_kv, layer);
     }
     if (layer->qk_norm_after_rope) {
         emit_head_norm(b, r.q, layer->n_head, layer->head_dim_k, -1);
-        emit_head_norm(b, r.k, layer->n_head_kv, layer->head_dim_k, -1);
+        if (r.k >= 0)
+            emit_head_norm(b, r.k, layer->n_head_kv, layer->head_dim_k, -1);
     }
     if (layer->temperature) {
         struct shard_op *op = emit(b, SHARD_OP_TEMPERATURE, r.q, -1);
@@ -138,19 +138,17 @@ static void emit_attention(struct builder *b, uint32_t il)
     const struct shard_model *m = b->model;
     const struct shard_layer *layer = &m->layers[il];
     int16_t h = norm(b, floats(b, "h", m->n_embd), b->x, layer->tensor[SHARD_ATTN_NORM]);
-    struct qkv r = emit_qkv(b, layer, h);
+    struct qkv r = emit_qkv(b, il, h);
     emit_norms_before(b, layer, r);
     emit_positions(b, layer, r);
-    struct shard_op *store = emit(b, SHARD_OP_KV_STORE, -1, r.k);
-    store->b = r.v;
-    store->layer = il;
-    store->n_head_kv = layer->n_head_kv;
-    store->dim_k = layer->head_dim_k;
-    store->dim_v = layer->head_dim_v;
+    if (r.k >= 0) {
+        kv_store(b, il, r.k, r.v);
+        shard__emit_kv_carry(b, il, r.k, r.v);
+    }
     int16_t mixed = floats(b, "mixed", (uint64_t)layer->n_head * layer->head_dim_v);
     struct shard_op *op = emit(b, SHARD_OP_ATTENTION, mixed, r.q);
     op->w = vector(b, layer, SHARD_ATTN_SINKS);
-    op->layer = il;
+    op->layer = layer->kv_layer;
     op->n_heads = layer->n_head;
     op->n_head_kv = layer->n_head_kv;
     op->dim_k = layer->head_dim_k;
@@ -271,7 +269,7 @@ static int16_t emit_beside(struct builder *b, const struct shard_layer *layer, i
     int16_t dense = emit_dense(b, layer, h);
     norm(b, dense, dense, layer->tensor[SHARD_POST_DENSE_NORM]);
     norm(b, h, b->x, layer->tensor[SHARD_ROUTER_NORM]);
-    scale(b, h, (float)(1.0 / sqrt((double)m->n_embd)));
+    scale(b, h, m->n_embd, (float)(1.0 / sqrt((double)m->n_embd)));
     int16_t logits = matmul(b, "router", matrix(b, layer, SHARD_ROUTER), h);
     int16_t routes =
         buffer(b, "routes", SHARD_BUFFER_ROUTE, KERN_ACT_F32, m->n_experts_used, false);
@@ -304,8 +302,12 @@ static void emit_layer(struct builder *b, uint32_t il)
         y = emit_moe(b, layer, h);
     post_norm(b, y, layer, SHARD_POST_FFN_NORM);
     add(b, b->x, y);
-    if (layer->tensor[SHARD_LAYER_SCALE] >= 0)
-        scale(b, b->x, 1.0f)->w = vector(b, layer, SHARD_LAYER_SCALE);
+    shard__emit_input(b, il);
+    if (layer->tensor[SHARD_LAYER_SCALE] >= 0) {
+        struct shard_op *op = emit(b, SHARD_OP_SCALE, b->x, -1);
+        op->width = b->model->n_embd;
+        op->w = vector(b, layer, SHARD_LAYER_SCALE);
+    }
 }
 
 static void emit_rope_table(struct builder *b, enum shard_rope_set set)
@@ -346,21 +348,31 @@ static void emit_head(struct builder *b)
     }
 }
 
+static void emit_embedding(struct builder *b)
+{
+    const struct shard_model *m = b->model;
+    b->embedding = add_weight(b, SHARD_WEIGHT_PANELS, m->token_embd);
+    emit(b, SHARD_OP_EMBED, b->x, -1)->w = b->embedding;
+    if (m->embd_scale != 1.0f)
+        scale(b, b->x, m->n_embd, m->embd_scale);
+    shard__emit_inputs(b);
+}
+
 static void emit_program(struct builder *b)
 {
     struct shard_program *p = b->program;
     b->x = floats(b, "x", b->model->n_embd);
     b->embedding = -1;
-    if (p->embed) {
-        b->embedding = add_weight(b, SHARD_WEIGHT_PANELS, b->model->token_embd);
-        emit(b, SHARD_OP_EMBED, b->x, -1)->w = b->embedding;
-        if (b->model->embd_scale != 1.0f)
-            scale(b, b->x, b->model->embd_scale);
-    }
+    if (p->embed)
+        emit_embedding(b);
+    else
+        shard__emit_arrival(b);
     emit_rope_table(b, SHARD_ROPE_GLOBAL);
     emit_rope_table(b, SHARD_ROPE_WINDOWED);
     for (uint32_t il = p->layer_first; il < p->layer_end; il++)
         emit_layer(b, il);
+    if (!p->head)
+        shard__emit_departure(b);
     p->tail = p->n_ops;
     if (p->head)
         emit_head(b);
@@ -392,8 +404,8 @@ void shard_rope_fill(double *freqs, const struct shard_rope_params *params)
 static enum proto_status allocate(struct shard_program *p, struct proto_error *error)
 {
     size_t n_layers = p->layer_end - p->layer_first;
-    size_t n_ops = n_layers * OPS_PER_LAYER + 8;
-    size_t n_weights = n_layers * SHARD_N_SLOTS + 4;
+    size_t n_ops = n_layers * OPS_PER_LAYER + OPS_BESIDES;
+    size_t n_weights = n_layers * SHARD_N_SLOTS + WEIGHTS_BESIDES;
     size_t n_parts = n_weights;
     for (uint32_t il = p->layer_first; il < p->layer_end; il++)
         n_parts += p->model->layers[il].experts_split ? 3 * (size_t)p->model->n_experts : 0;

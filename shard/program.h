@@ -5,7 +5,8 @@
  * reads, so it alone says what a worker must hold. Constant after creation, any thread.
  *
  * Buffers hold one row for each row of the batch. Buffer 0 is the residual stream x (F32, n_embd):
- * what the stage before sent, and what the stage after gets. Operations from `tail` on work on the
+ * what the stage before sent, and what the stage after gets, each with what shard_row_floats says
+ * of rows between stages. Operations from `tail` on work on the
  * rows whose results are wanted; an executor runs them on a few rows at a time, since a row of
  * logits is large. The last operation of a program with a head leaves logits in `logits`.
  */
@@ -108,6 +109,12 @@ struct shard_weight {
     uint64_t k, n_out;                 /* of one matrix; a VECTOR has n_out values, k = 1 */
     uint32_t n_mats;                   /* 1, or experts */
     uint32_t first_part, n_parts;      /* tensors in program->parts that hold it, in order */
+    /* PANELS may take some rows of one tensor's only matrix: row_every of them for each matrix, of
+     * which n_out are taken from number row_first on; or k, of which each is a column (of F32, for
+     * transposed quantised values have no blocks). row_every 0: the tensor's matrices as they are.
+     */
+    uint32_t row_every, row_first;
+    bool transposed;
 };
 
 struct shard_op {
@@ -116,7 +123,7 @@ struct shard_op {
     int32_t w;            /* weight, -1: none */
     int32_t w2, w3;       /* EXPERTS: w gate, w2 up, w3 down */
     int32_t bias[3];      /* EXPERTS: vectors */
-    uint32_t layer;       /* model's layer number, for caches and printing */
+    uint32_t layer;       /* the layer whose cache or state it is */
     uint32_t width;       /* values an operation covers in a row, a group or a head: see its kind */
     uint32_t offset;      /* COPY, COPY_HEADS, ROPE: first value; TEMPERATURE: of positions */
     uint32_t stride, dst_stride, dst_offset; /* COPY_HEADS; QUANT of heads: stride */
@@ -167,6 +174,17 @@ enum proto_status shard_program_create(struct shard_program **out, const struct 
                                        uint32_t layer_first, uint32_t layer_end, bool embed,
                                        bool head, struct proto_error *error);
 void shard_program_destroy(struct shard_program *program);
+
+/* Floats of a row that passes from the stage that ends before `layer` to the one that starts with
+ * it, a multiple of 16: the residual row, and what that stage and later ones need besides
+ * (program_carry.c). */
+uint32_t shard_row_floats(const struct shard_model *model, uint32_t layer);
+
+/* Whether a slice of layers [first, end) keeps keys and values of layer il: one that it has, or an
+ * earlier one whose keys and values a layer of the slice sees. cache_first: the first such layer
+ * that a slice may keep, at most layer_first. */
+bool shard_keeps_kv(const struct shard_model *model, uint32_t first, uint32_t end, uint32_t il);
+uint32_t shard_program_cache_first(const struct shard_program *program);
 
 /* Memory the weights take when loaded, in bytes; one weight's. */
 uint64_t shard_program_weight_bytes(const struct shard_program *program);

@@ -3,7 +3,8 @@
  * What the files that emit programs build them with: buffers by name, operations, weights, and the
  * operations that every architecture is made of. Private to shard/program*.c.
  *
- * Room is taken beforehand for OPS_PER_LAYER operations a layer and MAX_BUFFERS buffers.
+ * Room is taken beforehand for OPS_PER_LAYER operations a layer, OPS_BESIDES and WEIGHTS_BESIDES
+ * that belong to none, and MAX_BUFFERS buffers.
  */
 #ifndef SHARD_PROGRAM_BUILD_H
 #define SHARD_PROGRAM_BUILD_H
@@ -13,15 +14,18 @@
 
 #include "shard/program.h"
 
-#define OPS_PER_LAYER 64
-#define MAX_BUFFERS   48
-#define N_ACTS        3
+#define OPS_PER_LAYER   64
+#define OPS_BESIDES     40
+#define WEIGHTS_BESIDES 8
+#define MAX_BUFFERS     48
+#define N_ACTS          3
 
 struct builder {
     struct shard_program *program;
     const struct shard_model *model;
     int16_t x, rope_table[SHARD_N_ROPE_SETS];
-    int32_t embedding; /* weight, shared with a tied head */
+    int16_t layer_inputs; /* of layers from layer_first on, side by side */
+    int32_t embedding;    /* weight, shared with a tied head */
     /* Whether the operand of that kind made of a float buffer still holds the buffer's values. */
     bool fresh[MAX_BUFFERS][N_ACTS];
 };
@@ -157,6 +161,13 @@ static inline void bias(struct builder *b, int16_t dst, const struct shard_layer
         emit(b, SHARD_OP_BIAS, dst, -1)->w = vector(b, layer, slot);
 }
 
+static inline void scale(struct builder *b, int16_t dst, uint32_t width, float factor)
+{
+    struct shard_op *op = emit(b, SHARD_OP_SCALE, dst, -1);
+    op->width = width;
+    op->scale = factor;
+}
+
 static inline void add(struct builder *b, int16_t dst, int16_t a)
 {
     emit(b, SHARD_OP_ADD, dst, a)->width = b->model->n_embd;
@@ -192,10 +203,32 @@ static inline void copy(struct builder *b, int16_t dst, int16_t src, uint32_t of
     op->width = width;
 }
 
+static inline void kv_store(struct builder *b, uint32_t il, int16_t k, int16_t v)
+{
+    const struct shard_layer *layer = &b->model->layers[il];
+    struct shard_op *op = emit(b, SHARD_OP_KV_STORE, -1, k);
+    op->b = v;
+    op->layer = il;
+    op->n_head_kv = layer->n_head_kv;
+    op->dim_k = layer->head_dim_k;
+    op->dim_v = layer->head_dim_v;
+}
+
 /* Attention of layer il as these architectures have it: what they add to the residual stream is
  * added. */
 void shard__emit_mla(struct builder *b, uint32_t il);
 void shard__emit_delta(struct builder *b, uint32_t il);
 void shard__emit_gated_attention(struct builder *b, uint32_t il);
+
+/* Inputs of layers: made of token ids and embeddings, and what layer il adds to the residual
+ * stream for its own. Nothing for models without. */
+void shard__emit_inputs(struct builder *b);
+void shard__emit_input(struct builder *b, uint32_t il);
+
+/* What rows between stages hold besides the residual: taken in; layer il's keys and values put
+ * there; the rest put there at the end. */
+void shard__emit_arrival(struct builder *b);
+void shard__emit_kv_carry(struct builder *b, uint32_t il, int16_t k, int16_t v);
+void shard__emit_departure(struct builder *b);
 
 #endif

@@ -52,6 +52,40 @@ static struct logits emit_logits(struct builder *b, const struct shard_layer *la
     return r;
 }
 
+/* What the convolution reads, and the gate. */
+struct inputs {
+    int16_t qkv, z;
+};
+
+/* Old files have the matrices of both in one tensor, a K head's rows together: its q and k, and v
+ * and z of its V heads. */
+static struct inputs emit_inputs(struct builder *b, const struct shard_layer *layer, int16_t h)
+{
+    const struct shard_delta *d = &b->model->delta;
+    uint32_t keys = d->n_k * d->dim, values = d->n_v / d->n_k * d->dim;
+    if (layer->tensor[SHARD_DELTA_IN] < 0) {
+        int16_t qkv = matmul(b, "qkv", matrix(b, layer, SHARD_ATTN_QKV), h);
+        return (struct inputs){qkv, matmul(b, "z", matrix(b, layer, SHARD_DELTA_Z), h)};
+    }
+    int16_t all = matmul(b, "qkvz", matrix(b, layer, SHARD_DELTA_IN), h);
+    struct inputs r = {floats(b, "qkv", 2 * keys + d->n_k * values),
+                       floats(b, "z", d->n_k * values)};
+    struct heads_copy part = {
+        .n_heads = d->n_k, .width = d->dim, .stride = 2 * (d->dim + values), .dst_stride = d->dim};
+    copy_heads(b, r.qkv, all, &part);
+    part.offset = d->dim;
+    part.dst_offset = keys;
+    copy_heads(b, r.qkv, all, &part);
+    part.offset = 2 * d->dim;
+    part.dst_offset = 2 * keys;
+    part.width = part.dst_stride = values;
+    copy_heads(b, r.qkv, all, &part);
+    part.offset += values;
+    part.dst_offset = 0;
+    copy_heads(b, r.z, all, &part);
+    return r;
+}
+
 static int16_t emit_recurrence(struct builder *b, uint32_t il, int16_t qkv, struct logits logits)
 {
     const struct shard_delta *d = &b->model->delta;
@@ -82,20 +116,19 @@ void shard__emit_delta(struct builder *b, uint32_t il)
     const struct shard_model *m = b->model;
     const struct shard_layer *layer = &m->layers[il];
     int16_t h = norm(b, floats(b, "h", m->n_embd), b->x, layer->tensor[SHARD_ATTN_NORM]);
-    int16_t qkv = matmul(b, "qkv", matrix(b, layer, SHARD_ATTN_QKV), h);
-    int16_t z = matmul(b, "z", matrix(b, layer, SHARD_DELTA_Z), h);
+    struct inputs in = emit_inputs(b, layer, h);
     struct logits logits = emit_logits(b, layer, h);
-    int16_t mixed = emit_recurrence(b, il, qkv, logits);
+    int16_t mixed = emit_recurrence(b, il, in.qkv, logits);
     struct shard_op *op = emit(b, SHARD_OP_RMS_NORM, mixed, mixed);
     op->w = add_weight(b, SHARD_WEIGHT_VECTOR, layer->tensor[SHARD_DELTA_NORM]);
     op->n_heads = m->delta.n_v;
     op->width = m->delta.dim;
     op->eps = m->eps;
-    op = emit(b, SHARD_OP_GLU, z, z);
+    op = emit(b, SHARD_OP_GLU, in.z, in.z);
     op->glu = SHARD_GLU_SILU;
     op->b = mixed;
     op->width = m->delta.n_v * m->delta.dim;
-    add(b, b->x, matmul(b, "y", matrix(b, layer, SHARD_DELTA_OUT), z));
+    add(b, b->x, matmul(b, "y", matrix(b, layer, SHARD_DELTA_OUT), in.z));
 }
 
 static void emit_head(struct builder *b, int16_t dst, uint32_t n_heads, long norm_tensor,
@@ -148,13 +181,9 @@ void shard__emit_gated_attention(struct builder *b, uint32_t il)
     copy_heads(b, gate, r.q_gate, &part);
     emit_head(b, q, layer->n_head, layer->tensor[SHARD_ATTN_Q_NORM], layer->rope);
     emit_head(b, r.k, layer->n_head_kv, layer->tensor[SHARD_ATTN_K_NORM], layer->rope);
-    struct shard_op *op = emit(b, SHARD_OP_KV_STORE, -1, r.k);
-    op->b = r.v;
-    op->layer = il;
-    op->n_head_kv = layer->n_head_kv;
-    op->dim_k = op->dim_v = dim;
+    kv_store(b, il, r.k, r.v);
     int16_t mixed = floats(b, "mixed", width);
-    op = emit(b, SHARD_OP_ATTENTION, mixed, q);
+    struct shard_op *op = emit(b, SHARD_OP_ATTENTION, mixed, q);
     op->layer = il;
     op->n_heads = layer->n_head;
     op->n_head_kv = layer->n_head_kv;

@@ -9,7 +9,8 @@
  *   score = (q_nope . k_b c) + q_rope . kr = (k_b^T q_nope) . c + q_rope . kr
  *
  * That is attention with a single KV head whose keys are the rows and whose values are their
- * starts.
+ * starts. Old files hold k_b, not transposed, and v_b in one tensor, attn_kv_b; its rows are taken
+ * apart when it is loaded (struct shard_weight).
  */
 #include "shard/program_build.h"
 
@@ -74,6 +75,32 @@ static void emit_norm(struct builder *b, int16_t dst, uint32_t width, long tenso
     op->eps = b->model->eps;
 }
 
+/* A head's rows of attn_kv_b: those of K, transposed, or those of V. */
+static int32_t joined_matrix(struct builder *b, const struct shard_layer *layer, bool values)
+{
+    const struct shard_mla *mla = &b->model->mla;
+    int32_t w = matrix(b, layer, SHARD_ATTN_KV_B);
+    struct shard_weight *weight = &b->program->weights[w];
+    weight->n_mats = layer->n_head;
+    weight->row_every = mla->nope + mla->dim_v;
+    weight->row_first = values ? mla->nope : 0;
+    weight->transposed = !values;
+    weight->type = values ? weight->type : kern_type_find(KERN_F32);
+    weight->k = values ? mla->kv_rank : mla->nope;
+    weight->n_out = values ? mla->dim_v : mla->kv_rank;
+    return w;
+}
+
+static int32_t k_b(struct builder *b, const struct shard_layer *layer)
+{
+    return b->model->mla.joined ? joined_matrix(b, layer, false) : matrix(b, layer, SHARD_ATTN_K_B);
+}
+
+static int32_t v_b(struct builder *b, const struct shard_layer *layer)
+{
+    return b->model->mla.joined ? joined_matrix(b, layer, true) : matrix(b, layer, SHARD_ATTN_V_B);
+}
+
 /* Queries of all heads, [nope | rope] each. */
 static int16_t emit_query(struct builder *b, const struct shard_layer *layer, int16_t h)
 {
@@ -91,7 +118,7 @@ static int16_t absorb_query(struct builder *b, const struct shard_layer *layer, 
     uint32_t n_rot = b->model->rope[SHARD_ROPE_GLOBAL].n_rot, length = mla->nope + n_rot;
     uint32_t row = mla->kv_rank + n_rot, n = layer->n_head;
     emit_rope(b, q, n, length, mla->nope, layer->rope);
-    int16_t part = matmul_heads(b, "q_latent", matrix(b, layer, SHARD_ATTN_K_B), q, length, n);
+    int16_t part = matmul_heads(b, "q_latent", k_b(b, layer), q, length, n);
     int16_t dst = floats(b, "q_absorbed", (uint64_t)n * row);
     copy_heads(b, dst, part,
                &(struct heads_copy){.n_heads = n,
@@ -120,11 +147,7 @@ static void emit_row(struct builder *b, const struct shard_layer *layer, int16_t
     const struct shard_mla *mla = &b->model->mla;
     emit_norm(b, kv, mla->kv_rank, layer->tensor[SHARD_ATTN_KV_A_NORM]);
     emit_rope(b, kv, 1, b->model->head_dim_k, mla->kv_rank, layer->rope);
-    struct shard_op *store = emit(b, SHARD_OP_KV_STORE, -1, kv);
-    store->layer = il;
-    store->n_head_kv = 1;
-    store->dim_k = b->model->head_dim_k;
-    store->dim_v = b->model->head_dim_v;
+    kv_store(b, il, kv, -1);
 }
 
 /* What heads saw, decompressed and side by side. */
@@ -132,8 +155,7 @@ static int16_t expand_values(struct builder *b, const struct shard_layer *layer,
 {
     const struct shard_mla *mla = &b->model->mla;
     uint32_t record = (uint32_t)shard_record_floats(mla->dim_v), n = layer->n_head;
-    int16_t values =
-        matmul_heads(b, "values", matrix(b, layer, SHARD_ATTN_V_B), seen, mla->kv_rank, n);
+    int16_t values = matmul_heads(b, "values", v_b(b, layer), seen, mla->kv_rank, n);
     if (record == mla->dim_v)
         return values;
     int16_t dst = floats(b, "mixed", (uint64_t)n * mla->dim_v);

@@ -96,9 +96,12 @@ static enum proto_status add_times(struct proto_batch *batch, const struct job *
 
 /* Sends the residual rows on; takes x. */
 static enum proto_status pass_on(struct worker_compute *compute, struct job *job, float *x,
-                                 size_t x_bytes, struct proto_error *error)
+                                 size_t rows, struct proto_error *error)
 {
+    const struct shard_program *program = job->slice->program;
     struct worker_output *output = calloc(1, sizeof *output);
+    size_t x_bytes = rows * shard_row_floats(program->model, program->layer_end) * sizeof *x;
+    worker_exec_pack_rows(program, x, rows);
     if (output)
         output->payload = net_payload_wrap(x, x_bytes, free_rows, NULL);
     if (!output || !output->payload) {
@@ -115,12 +118,13 @@ static enum proto_status pass_on(struct worker_compute *compute, struct job *job
     return PROTO_OK;
 }
 
-static float *input_rows(const struct job *job, size_t rows, size_t stride)
+static float *input_rows(const struct job *job, size_t rows)
 {
-    size_t bytes = rows * stride * sizeof(float);
+    const struct shard_program *program = job->slice->program;
+    size_t bytes = rows * worker_exec_stride(program) * sizeof(float);
     float *x = aligned_alloc(64, (bytes + 64) & ~(size_t)63);
-    if (x && !job->slice->load.embed && bytes)
-        memcpy(x, net_payload_data(job->payload), bytes);
+    if (x && !program->embed && rows)
+        worker_exec_unpack_rows(program, x, net_payload_data(job->payload), rows);
     return x;
 }
 
@@ -168,12 +172,13 @@ static enum proto_status run_batch(struct worker_compute *compute, struct job *j
                                    struct proto_error *error)
 {
     uint64_t started_ns = net_now_ns();
-    size_t stride = worker_exec_stride(job->slice->program);
     size_t rows = proto_batch_rows(&job->batch);
     drop_sequences(job);
-    float *x = input_rows(job, rows, stride);
+    float *x = input_rows(job, rows);
     if (!x)
-        return proto_fail_nomem(error, rows * stride * sizeof(float), "a batch's rows");
+        return proto_fail_nomem(error,
+                                rows * worker_exec_stride(job->slice->program) * sizeof(float),
+                                "a batch's rows");
     struct worker_answer answer;
     worker_answer_init(&answer, &job->batch, compute->options.table, job->slice->model->n_vocab,
                        deliver_answer, compute);
@@ -181,7 +186,7 @@ static enum proto_status run_batch(struct worker_compute *compute, struct job *j
     if (status == PROTO_OK)
         status = add_times(&job->batch, job, started_ns, error);
     if (status == PROTO_OK && !job->slice->load.head)
-        return pass_on(compute, job, x, rows * stride * sizeof(float), error);
+        return pass_on(compute, job, x, rows, error);
     if (status == PROTO_OK)
         status = worker_answer_finish(&answer, error);
     worker_answer_discard(&answer);

@@ -39,8 +39,14 @@ void worker_exec_destroy(struct worker_exec *exec);
 uint64_t worker_exec_scratch_bytes(const struct shard_program *program, uint32_t max_rows,
                                    unsigned threads, uint64_t ctx);
 
-/* Floats of a residual row in memory and on the wire: n_embd rounded up to 16. */
+/* Floats from one residual row to the next in memory. Rows on the wire are packed:
+ * shard_row_floats of them each. */
 size_t worker_exec_stride(const struct shard_program *program);
+
+/* Puts n rows that came from the stage before at x, and packs those for the stage after, at x. */
+void worker_exec_unpack_rows(const struct shard_program *program, float *x, const void *from,
+                             size_t n);
+void worker_exec_pack_rows(const struct shard_program *program, float *x, size_t n);
 
 struct worker_batch {
     const struct proto_range *ranges;

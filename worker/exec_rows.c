@@ -7,6 +7,23 @@
 
 #include "kernels/math.h"
 
+void worker_exec_unpack_rows(const struct shard_program *program, float *x, const void *from,
+                             size_t n)
+{
+    size_t stride = worker_exec_stride(program);
+    size_t bytes = shard_row_floats(program->model, program->layer_first) * sizeof *x;
+    for (size_t row = 0; row < n; row++)
+        memcpy(x + row * stride, (const char *)from + row * bytes, bytes);
+}
+
+void worker_exec_pack_rows(const struct shard_program *program, float *x, size_t n)
+{
+    size_t stride = worker_exec_stride(program);
+    size_t width = shard_row_floats(program->model, program->layer_end);
+    for (size_t row = 1; row < n && width < stride; row++)
+        memmove(x + row * width, x + row * stride, width * sizeof *x);
+}
+
 static const float *vector(const struct worker_exec *e, int32_t w)
 {
     return w < 0 ? NULL : e->weights->data[w];
@@ -199,7 +216,7 @@ uint64_t worker__row_cost(const struct shard_program *program, const struct shar
 {
     switch (op->kind) {
     case SHARD_OP_EMBED:
-        return 2 * (uint64_t)program->model->n_embd;
+        return 2 * program->weights[op->w].k;
     case SHARD_OP_ROPE_TABLE:
         return 32 * (uint64_t)op->width;
     case SHARD_OP_QUANT:

@@ -64,6 +64,35 @@ static void pack_piece(const struct target *target, const struct shard_piece *pi
     kern_pool_run(pool, (piece->rows + KERN_PANEL - 1) / KERN_PANEL, 0, pack_panels, &packing);
 }
 
+/* A panel of a tensor whose rows are dealt to matrices; it has rows of one matrix only. */
+static void pack_dealt_panel(const struct target *target, const struct kern_type_info *type,
+                             uint64_t row, const uint8_t *from)
+{
+    const struct shard_weight *w = target->weight;
+    uint64_t mat = row / w->row_every, at = row % w->row_every - w->row_first;
+    uint8_t *to = target->memory + mat * kern_packed_bytes(w->type, w->n_out, w->k);
+    if (row % w->row_every < w->row_first || at >= (w->transposed ? w->k : w->n_out))
+        return;
+    if (!w->transposed) {
+        to += at / KERN_PANEL * kern_panel_bytes(w->type, w->k);
+        kern_pack(type, to, from, KERN_PANEL, w->k);
+        return;
+    }
+    for (uint64_t i = 0; i < KERN_PANEL; i++) {
+        float values[PROTO_MAX_HEAD_DIM];
+        kern_dequantize(type, from + i * kern_type_bytes(type, w->n_out), w->n_out, values);
+        kern_pack_column((float *)(void *)to, w->n_out, w->k, at + i, values);
+    }
+}
+
+static void pack_dealt_piece(const struct target *target, const struct kern_type_info *type,
+                             uint64_t row_bytes, const struct shard_piece *piece,
+                             const uint8_t *data)
+{
+    for (uint64_t i = 0; i < piece->rows; i += KERN_PANEL)
+        pack_dealt_panel(target, type, piece->row_first + i, data + i * row_bytes);
+}
+
 static enum proto_status load_piece(struct load *load, struct worker__source *source, uint64_t i,
                                     const struct target *target, struct proto_error *error)
 {
@@ -78,6 +107,9 @@ static enum proto_status load_piece(struct load *load, struct worker__source *so
     if (target->weight->form == SHARD_WEIGHT_VECTOR)
         kern_dequantize(source->tensor->type, loan.data, piece.rows * width,
                         (float *)target->memory + piece.row_first * width);
+    else if (target->weight->row_every)
+        pack_dealt_piece(target, source->tensor->type, kern_type_bytes(source->tensor->type, width),
+                         &piece, loan.data);
     else
         pack_piece(target, &piece, loan.data, load->options->pool);
     worker__source_return(source, i, &loan);
@@ -86,6 +118,19 @@ static enum proto_status load_piece(struct load *load, struct worker__source *so
         load->options->progress(load->options->progress_arg, load->done, load->total,
                                 load->fetched);
     return PROTO_OK;
+}
+
+static bool fits_dealt(const struct shard_weight *weight, const struct shard_tensor *tensor)
+{
+    uint64_t taken = weight->transposed ? weight->k : weight->n_out;
+    uint64_t width = weight->transposed ? weight->n_out : weight->k;
+    enum kern_type type = weight->transposed ? KERN_F32 : tensor->type->type;
+    return tensor->dims[0] == width && width <= PROTO_MAX_HEAD_DIM &&
+           tensor->dims[1] == (uint64_t)weight->n_mats * weight->row_every &&
+           tensor->dims[2] == 1 && tensor->dims[3] == 1 && weight->n_parts == 1 &&
+           weight->row_first + taken <= weight->row_every && weight->row_every % KERN_PANEL == 0 &&
+           weight->row_first % KERN_PANEL == 0 && taken % KERN_PANEL == 0 &&
+           weight->type->type == type;
 }
 
 /* The memory was sized by the weight, the writes go by the tensor: they must agree. */
@@ -100,6 +145,8 @@ static enum proto_status check_shape(const struct shard_weight *weight, uint64_t
                     : tensor->type == weight->type && tensor->dims[0] == weight->k &&
                           tensor->dims[1] == weight->n_out && mat_first <= weight->n_mats &&
                           mats <= weight->n_mats - mat_first;
+    if (weight->row_every)
+        fits = fits_dealt(weight, tensor);
     if (fits)
         return PROTO_OK;
     return proto_fail(error, PROTO_INVALID,

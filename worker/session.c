@@ -416,8 +416,9 @@ static void take_batch(struct session *s, struct proto_batch *batch, struct net_
     struct proto_error error;
     enum proto_status status = PROTO_OK;
     uint64_t number = batch->batch, rows = proto_batch_rows(batch);
+    const struct shard_program *program = s->slice->program;
     size_t row_bytes =
-        s->load.load.embed ? 4 : worker_exec_stride(s->slice->program) * sizeof(float);
+        program->embed ? 4 : shard_row_floats(program->model, program->layer_first) * sizeof(float);
     size_t found = *payload ? net_payload_len(*payload) : 0;
     if (found != rows * row_bytes)
         status = proto_fail(&error, PROTO_FORMAT,

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "coordinator/text/internal.h"
+#include "proto/log.h"
 
 /* The byte of a character, or -1 for one that is not of the table. */
 static int byte_of_char(unsigned c)
@@ -146,9 +147,14 @@ enum proto_status text__bpe_load_merges(struct text_vocab *v, const struct shard
 static enum proto_status load_pretoken(struct text_vocab *v, const struct shard_gguf *gguf,
                                        const char *path, struct proto_error *error)
 {
-    struct shard_gguf_string name = {"", 0};
+    struct shard_gguf_string name = {"default", 7};
     enum proto_status status = shard_gguf_str(gguf, "tokenizer.ggml.pre", &name, error);
-    if (status != PROTO_OK && status != PROTO_NOTFOUND)
+    if (status == PROTO_NOTFOUND)
+        proto_log(PROTO_LOG_WARN, "TEXT-PRETOKENISER",
+                  "file=\"%s\" reason=\"tokenizer.ggml.pre is missing, as in old files; text is "
+                  "split as 'default', which may not be how the model was trained\"",
+                  path);
+    else if (status != PROTO_OK)
         return status;
     const struct text__pretoken_rule *rule = text__pretoken_rule_find(name);
     if (!rule) {

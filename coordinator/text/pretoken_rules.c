@@ -42,13 +42,16 @@ static const char *const o200k[] = {
 static const char *const tekken[] = {
     CASED_WORDS(UPPER, LOWER, "") "|\\p{N}|" SYMBOLS "[\\r\\n/]*|" SPACES, NULL};
 
-/* As o200k, with runs of Han characters for themselves. The classes of letters are without them;
- * that is the complement of everything else, since PCRE2's classes have no difference. */
-#define NOT_HAN_UPPER "[^\\p{Ll}\\p{N}\\p{P}\\p{S}\\p{Z}\\p{C}\\p{Han}]"
-#define NOT_HAN_LOWER "[^\\p{Lu}\\p{Lt}\\p{N}\\p{P}\\p{S}\\p{Z}\\p{C}\\p{Han}]"
+/* As o200k, with runs of Han characters for themselves (tokenization_kimi.py of Kimi K2). The
+ * classes of letters are without them; that is the complement of everything else, since PCRE2's
+ * classes have no difference. Han is what has that script alone: \p{Han} would also take what
+ * several scripts share, such as the ideographic full stop. */
+#define HAN           "\\p{sc:Han}"
+#define NOT_HAN_UPPER "[^\\p{Ll}\\p{N}\\p{P}\\p{S}\\p{Z}\\p{C}" HAN "]"
+#define NOT_HAN_LOWER "[^\\p{Lu}\\p{Lt}\\p{N}\\p{P}\\p{S}\\p{Z}\\p{C}" HAN "]"
 static const char *const kimi_k2[] = {
-    "\\p{Han}+|" CASED_WORDS(NOT_HAN_UPPER, NOT_HAN_LOWER, CONTRACTION "?") "|\\p{N}{1,3}|" SYMBOLS
-                                                                            "[\\r\\n]*|" SPACES,
+    HAN "+|" CASED_WORDS(NOT_HAN_UPPER, NOT_HAN_LOWER, CONTRACTION "?") "|\\p{N}{1,3}|" SYMBOLS
+                                                                        "[\\r\\n]*|" SPACES,
     NULL};
 
 static const char *const deepseek_v3[] = {

@@ -50,6 +50,11 @@ def test_k_blocks(case):
     same_everywhere(case, case.world.model("llama4-k", "Q4_K", layers=5))
 
 
+def test_inputs_of_layers(case):
+    """Rows between stages hold more than the residual."""
+    same_everywhere(case, case.world.model("gemma4-e-tiny", "F32"))
+
+
 def test_kv_f16(case):
     model = case.world.small()
     rows = logits(case, model, *options(PLAIN), "--kv", "f16")

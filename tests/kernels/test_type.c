@@ -159,6 +159,24 @@ static void test_tables(void)
     CU_ASSERT_EQUAL(kern_isa_by_name("sse9"), -1);
 }
 
+/* A matrix packed column by column is what packing its rows makes. */
+static void test_columns(void)
+{
+    enum { ROWS = 37, K = 21 };
+    const struct kern_type_info *f32 = kern_type_find(KERN_F32);
+    static float rows[ROWS][K], columns[K][ROWS];
+    static _Alignas(64) float by_rows[48 * K], by_columns[48 * K];
+    CU_ASSERT_EQUAL_FATAL(kern_packed_bytes(f32, ROWS, K), sizeof by_rows);
+    memset(by_columns, 0xff, sizeof by_columns);
+    for (size_t r = 0; r < ROWS; r++)
+        for (size_t i = 0; i < K; i++)
+            rows[r][i] = columns[i][r] = (float)(r * K + i) - 300.0f;
+    kern_pack(f32, by_rows, rows, ROWS, K);
+    for (size_t i = 0; i < K; i++)
+        kern_pack_column(by_columns, ROWS, K, i, columns[i]);
+    CU_ASSERT(memcmp(by_rows, by_columns, sizeof by_rows) == 0);
+}
+
 int main(void)
 {
     if (CU_initialize_registry() != CUE_SUCCESS)
@@ -172,6 +190,7 @@ int main(void)
     CU_add_test(suite, "scales of MXFP4", test_mxfp4_scales);
     CU_add_test(suite, "codebooks", test_codebooks);
     CU_add_test(suite, "tables", test_tables);
+    CU_add_test(suite, "columns", test_columns);
     CU_basic_run_tests();
     unsigned failures = CU_get_number_of_failures();
     CU_cleanup_registry();

@@ -335,14 +335,6 @@ static void test_refusals(void)
 {
     static const struct refusal refusals[] = {
         {"gemma4-tiny",
-         {.u32_key = "gemma4.embedding_length_per_layer_input", .u32 = 256},
-         PROTO_UNSUPPORTED,
-         "embedding_length_per_layer_input is 256"},
-        {"gemma4-tiny",
-         {.u32_key = "gemma4.attention.shared_kv_layers", .u32 = 2},
-         PROTO_UNSUPPORTED,
-         "shared_kv_layers is 2"},
-        {"gemma4-tiny",
          {.drop_key = "gemma4.attention.sliding_window_pattern"},
          PROTO_FORMAT,
          "sliding_window_pattern"},

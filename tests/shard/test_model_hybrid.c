@@ -162,7 +162,10 @@ struct refusal {
 };
 
 static const struct refusal refusals[] = {
-    {&deepseek, {.drop_key = "deepseek2.attention.key_length_mla"}, PROTO_UNSUPPORTED, "attn_kv_b"},
+    {&deepseek,
+     {.drop_key = "deepseek2.attention.key_length_mla"},
+     PROTO_FORMAT,
+     "attn_kv_b.weight' is missing"},
     {&deepseek,
      {.u32_key = "deepseek2.attention.key_length_mla", .u32 = 16},
      PROTO_LIMIT,

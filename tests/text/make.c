@@ -48,7 +48,7 @@ void make_begin(struct make *make, const char *pre)
     *make = (struct make){.writer = shard_gguf_writer_create(), .spm = !pre};
     shard_gguf_writer_str(make->writer, "general.architecture", "llama");
     shard_gguf_writer_str(make->writer, "tokenizer.ggml.model", pre ? "gpt2" : "llama");
-    if (pre)
+    if (pre && *pre)
         shard_gguf_writer_str(make->writer, "tokenizer.ggml.pre", pre);
     if (pre)
         add_bpe_base(make);

@@ -22,7 +22,7 @@ struct make {
 };
 
 /* pre NULL: SPM, with <unk>, <s>, </s> and the byte tokens (ids 3 to 258); else byte-level BPE with
- * the 256 bytes (id = byte). */
+ * the 256 bytes (id = byte); "": without the key. */
 void make_begin(struct make *make, const char *pre);
 /* Gemma 4: the tokens of SPM, and merges as for BPE. */
 void make_begin_gemma4(struct make *make);

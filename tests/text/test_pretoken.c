@@ -69,6 +69,9 @@ static void test_llama(void)
 
 #define HAN   "\xe4\xb8\xad\xe6\x96\x87" /* two ideographs */
 #define KANA  "\xe3\x81\x82"
+#define STOP  "\xe3\x80\x82" /* ideographic full stop: common to several scripts */
+#define AGAIN "\xe3\x80\x85" /* a letter, but of the script Han, as the zero is */
+#define ZERO  "\xe3\x80\x87"
 #define ACUTE "\xcc\x81" /* combining */
 #define UE    "\xc3\xbc"
 
@@ -97,6 +100,11 @@ static void test_glm_and_kimi(void)
     check_cut("kimi-k2", " " HAN "don't", " |" HAN "|don't");
     check_cut("kimi-k2", KANA "x 1234", KANA "x| |123|4");
     check_cut("kimi-k2", "a/\nb", "a|/\n|b");
+    check_cut("kimi-k2", "CamelCase DON'T x", "Camel|Case| DON'T| x");
+    check_cut("kimi-k2", HAN "English" HAN, HAN "|English|" HAN);
+    check_cut("kimi-k2", HAN STOP HAN "!\n\n ok", HAN "|" STOP "|" HAN "|!\n\n| ok");
+    check_cut("kimi-k2", HAN AGAIN ZERO "1", HAN AGAIN ZERO "|1");
+    check_cut("kimi-k2", "e" ACUTE "t" HAN ACUTE "a", "e" ACUTE "t|" HAN "|" ACUTE "a");
 }
 
 static void test_deepseek(void)

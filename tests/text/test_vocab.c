@@ -195,6 +195,31 @@ static void test_refused(void)
     check_refused("llama3", merge_into_no_token, PROTO_FORMAT, "line 0 makes");
 }
 
+/* Ids of "it's" where ' and s have a merge: whether they meet is up to the pre-tokeniser. */
+static size_t length_of_contraction(const char *pre)
+{
+    struct make make;
+    int32_t *ids = NULL;
+    size_t n = 0;
+    make_begin(&make, pre);
+    make_merge(&make, "' s");
+    struct text_vocab *v = make_end(&make, &error);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(v);
+    CU_ASSERT_EQUAL(text_encode(v, "it's", 4, false, &ids, &n, &error), PROTO_OK);
+    CU_ASSERT_FALSE(text_vocab_adds_bos(v) && *pre == '\0');
+    free(ids);
+    text_vocab_destroy(v);
+    return n;
+}
+
+/* Old files do not say how they split text. */
+static void test_no_pretokeniser(void)
+{
+    CU_ASSERT_EQUAL(length_of_contraction("llama3"), 3);
+    CU_ASSERT_EQUAL(length_of_contraction("default"), 4);
+    CU_ASSERT_EQUAL(length_of_contraction(""), 4);
+}
+
 /* A file with these keys only. */
 static void check_keys_refused(const char *model, bool tokens, enum proto_status status,
                                const char *word)
@@ -223,7 +248,7 @@ static void test_keys_refused(void)
     check_keys_refused(NULL, true, PROTO_FORMAT, "tokenizer.ggml.model is missing");
     check_keys_refused("bert", true, PROTO_UNSUPPORTED, "\"bert\"");
     check_keys_refused("llama", false, PROTO_FORMAT, "tokenizer.ggml.tokens");
-    check_keys_refused("gpt2", true, PROTO_UNSUPPORTED, "tokenizer.ggml.pre");
+    check_keys_refused("gpt2", true, PROTO_FORMAT, "tokenizer.ggml.merges");
 }
 
 int main(void)
@@ -236,6 +261,7 @@ int main(void)
     CU_add_test(suite, "spelled ends", test_spelled_ends);
     CU_add_test(suite, "token sets", test_token_sets);
     CU_add_test(suite, "refused", test_refused);
+    CU_add_test(suite, "no pre-tokeniser", test_no_pretokeniser);
     CU_add_test(suite, "keys refused", test_keys_refused);
     CU_basic_run_tests();
     unsigned failures = CU_get_number_of_failures();

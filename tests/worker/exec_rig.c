@@ -56,6 +56,16 @@ void rig_close(struct rig *rig)
     shard_gguf_close(rig->gguf);
 }
 
+/* What happens to rows between two stages, as on the wire. */
+static void pass_rows(struct rig *rig, uint32_t stage, size_t n)
+{
+    const struct shard_program *from = rig->stages[stage].program;
+    const struct shard_program *to = rig->stages[stage + 1].program;
+    worker_exec_pack_rows(from, rig->x, n);
+    memcpy(rig->wire, rig->x, n * shard_row_floats(rig->model, from->layer_end) * sizeof(float));
+    worker_exec_unpack_rows(to, rig->x, rig->wire, n);
+}
+
 static void start_stage(struct rig *rig, struct rig_stage *stage, uint32_t first, uint32_t end)
 {
     struct proto_error error;
@@ -92,9 +102,15 @@ void rig_start(struct rig *rig, const struct rig_options *options)
         start_stage(rig, &rig->stages[s], first, o->ends[s]);
         first = o->ends[s];
     }
-    size_t bytes = o->max_rows * worker_exec_stride(rig->stages[0].program) * sizeof(float);
+    size_t stride = 0;
+    for (uint32_t s = 0; s < o->n_stages; s++) {
+        size_t of = worker_exec_stride(rig->stages[s].program);
+        stride = of > stride ? of : stride;
+    }
+    size_t bytes = o->max_rows * stride * sizeof(float);
     rig->x = aligned_alloc(64, bytes);
-    require(rig->x ? PROTO_OK : proto_fail_nomem(&error, bytes, "rows"), &error);
+    rig->wire = malloc(bytes);
+    require(rig->x && rig->wire ? PROTO_OK : proto_fail_nomem(&error, bytes, "rows"), &error);
 }
 
 void rig_stop(struct rig *rig)
@@ -109,8 +125,9 @@ void rig_stop(struct rig *rig)
     }
     kern_pool_destroy(rig->pool);
     free(rig->x);
+    free(rig->wire);
     rig->pool = NULL;
-    rig->x = NULL;
+    rig->x = rig->wire = NULL;
 }
 
 struct sink {
@@ -138,8 +155,14 @@ enum proto_status rig_run(struct rig *rig, const struct proto_range *ranges, uin
     struct sink sink = {.to = logits, .n_vocab = rig->model->n_vocab};
     struct worker_batch batch = {.ranges = ranges, .n_ranges = n_ranges, .ids = ids, .x = rig->x};
     enum proto_status status = PROTO_OK;
-    for (uint32_t s = 0; s < rig->options.n_stages && status == PROTO_OK; s++)
+    size_t n_rows = 0;
+    for (uint32_t i = 0; i < n_ranges; i++)
+        n_rows += ranges[i].n;
+    for (uint32_t s = 0; s < rig->options.n_stages && status == PROTO_OK; s++) {
         status = worker_exec_run(rig->stages[s].exec, &batch, take_logits, &sink, error);
+        if (status == PROTO_OK && s + 1 < rig->options.n_stages)
+            pass_rows(rig, s, n_rows);
+    }
     return status;
 }
 

@@ -33,7 +33,7 @@ struct rig {
     struct kern_pool *pool;
     struct rig_options options;
     struct rig_stage stages[RIG_MAX_STAGES];
-    float *x;
+    float *x, *wire;
 };
 
 /* Makes a preset in a temporary file that is gone when the program ends; its path is returned and

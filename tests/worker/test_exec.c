@@ -28,6 +28,7 @@ static const struct {
     {"deepseek2-tiny", "Q8_0"},    {"qwen35moe-tiny", "F32"},
     {"qwen35moe-tiny", "Q4_0"},    {"llama-k", "IQ1_M"},
     {"llama-k", "IQ3_S"},          {"llama4-k", "IQ2_XXS"},
+    {"gemma4-e-tiny", "F32"},      {"gemma4-e-tiny", "Q8_0"},
 };
 #define N_MODELS (sizeof models / sizeof models[0])
 

@@ -16,17 +16,17 @@
 #define MODELS_DIR SOURCE_DIR "/tests/golden/models"
 
 static const char *const cases[] = {
-    "deepseek2-tiny",    "gemma4-tiny",       "glm4moe-tiny",     "gpt-oss-tiny",
-    "llama-k-bf16",      "llama-k-f16",       "llama-k-iq1_m",    "llama-k-iq1_s",
-    "llama-k-iq2_s",     "llama-k-iq2_xs",    "llama-k-iq2_xxs",  "llama-k-iq3_s",
-    "llama-k-iq3_xxs",   "llama-k-iq4_nl",    "llama-k-iq4_xs",   "llama-k-mxfp4",
-    "llama-k-q2_k",      "llama-k-q3_k",      "llama-k-q4_0",     "llama-k-q4_1",
-    "llama-k-q4_k",      "llama-k-q5_0",      "llama-k-q5_1",     "llama-k-q5_k",
-    "llama-k-q6_k",      "llama-k-q8_0",      "llama2-tiny",      "llama3-tiny",
-    "llama4-k-iq2_xxs",  "llama4-k-q4_k",     "llama4-k-q8_0",    "llama4-maverick-tiny",
-    "llama4-scout-long", "llama4-scout-tiny", "mixtral-tiny",     "qwen2-tiny",
-    "qwen3-tiny",        "qwen35moe-tiny",    "qwen3moe-k-mxfp4", "qwen3moe-k-q4_k",
-    "qwen3moe-tiny",
+    "deepseek2-tiny",       "gemma4-e-tiny",     "gemma4-tiny",       "glm4moe-tiny",
+    "gpt-oss-tiny",         "llama-k-bf16",      "llama-k-f16",       "llama-k-iq1_m",
+    "llama-k-iq1_s",        "llama-k-iq2_s",     "llama-k-iq2_xs",    "llama-k-iq2_xxs",
+    "llama-k-iq3_s",        "llama-k-iq3_xxs",   "llama-k-iq4_nl",    "llama-k-iq4_xs",
+    "llama-k-mxfp4",        "llama-k-q2_k",      "llama-k-q3_k",      "llama-k-q4_0",
+    "llama-k-q4_1",         "llama-k-q4_k",      "llama-k-q5_0",      "llama-k-q5_1",
+    "llama-k-q5_k",         "llama-k-q6_k",      "llama-k-q8_0",      "llama2-tiny",
+    "llama3-tiny",          "llama4-k-iq2_xxs",  "llama4-k-q4_k",     "llama4-k-q8_0",
+    "llama4-maverick-tiny", "llama4-scout-long", "llama4-scout-tiny", "mixtral-tiny",
+    "qwen2-tiny",           "qwen3-tiny",        "qwen35moe-tiny",    "qwen3moe-k-mxfp4",
+    "qwen3moe-k-q4_k",      "qwen3moe-tiny",
 };
 
 static int32_t *int_array(const json_t *array, uint32_t *n)

@@ -144,10 +144,11 @@ static void add_keys(struct shard_gguf_writer *w, const struct shard_gguf *gguf)
     }
 }
 
-/* The tensor that stands for t in the grouped form; false: none does. */
-static bool grouped_name(char *name, const struct shard_tensor *t, uint64_t dims[4])
+/* The tensor that stands for t in the grouped form; false: none does. joined: attn_qkv and
+ * attn_gate are one tensor. */
+static bool grouped_name(char *name, const struct shard_tensor *t, bool joined, uint64_t dims[4])
 {
-    if (strstr(t->name, "ssm_alpha"))
+    if (strstr(t->name, "ssm_alpha") || (joined && strstr(t->name, "attn_gate")))
         return false;
     memcpy(name, t->name, PROTO_MAX_NAME_BYTES + 1);
     memcpy(dims, t->dims, sizeof t->dims);
@@ -155,22 +156,57 @@ static bool grouped_name(char *name, const struct shard_tensor *t, uint64_t dims
         memcpy(strstr(name, "ssm_"), "ssm_ba.weight", sizeof "ssm_ba.weight");
         dims[1] *= 2;
     }
+    if (joined && strstr(name, "attn_qkv")) {
+        memcpy(strstr(name, "attn_"), "ssm_in.weight", sizeof "ssm_in.weight");
+        dims[1] += N_V * DIM;
+    }
     return true;
 }
 
-static void write_data(FILE *file, const struct shard_gguf *gguf)
+/* By K head: rows of q and k, and of v and z of its V heads, both grouped already. */
+static void join_inputs(float *to, const float *qkv, const float *z, size_t row)
+{
+    size_t head = DIM * row, each = N_V / N_K * head;
+    for (size_t h = 0; h < N_K; h++, to += 2 * (head + each)) {
+        memcpy(to, qkv + h * head, head * sizeof *to);
+        memcpy(to + head, qkv + (N_K + h) * head, head * sizeof *to);
+        memcpy(to + 2 * head, qkv + 2 * N_K * head + h * each, each * sizeof *to);
+        memcpy(to + 2 * head + each, z + h * each, each * sizeof *to);
+    }
+}
+
+/* The joined tensor of a layer whose attn_qkv is t; returns its bytes. */
+static size_t make_joined(float *to, const struct shard_gguf *gguf, const struct shard_tensor *t)
+{
+    char name[PROTO_MAX_NAME_BYTES + 1];
+    memcpy(name, t->name, sizeof name);
+    memcpy(strstr(name, "attn_"), "attn_gate.weight", sizeof "attn_gate.weight");
+    const struct shard_tensor *gate =
+        shard_gguf_tensor(gguf, (size_t)shard_gguf_find_tensor(gguf, name));
+    float *qkv = malloc(t->bytes), *z = malloc(gate->bytes);
+    group_tensor(qkv, t);
+    group_tensor(z, gate);
+    join_inputs(to, qkv, z, t->dims[0]);
+    free(qkv);
+    free(z);
+    return t->bytes + gate->bytes;
+}
+
+static void write_data(FILE *file, const struct shard_gguf *gguf, bool joined)
 {
     for (size_t i = 0; i < shard_gguf_n_tensors(gguf); i++) {
         const struct shard_tensor *t = shard_gguf_tensor(gguf, i);
         size_t bytes = t->bytes;
         char name[PROTO_MAX_NAME_BYTES + 1];
         uint64_t dims[4];
-        if (!grouped_name(name, t, dims))
+        if (!grouped_name(name, t, joined, dims))
             continue;
         float *values = malloc(2 * bytes);
         if (strstr(t->name, "ssm_beta")) {
             join_logits(values, gguf, t);
             bytes *= 2;
+        } else if (joined && strstr(t->name, "attn_qkv")) {
+            bytes = make_joined(values, gguf, t);
         } else {
             group_tensor(values, t);
         }
@@ -181,7 +217,7 @@ static void write_data(FILE *file, const struct shard_gguf *gguf)
     }
 }
 
-static void write_grouped(const struct shard_gguf *gguf, const char *path)
+static void write_grouped(const struct shard_gguf *gguf, bool joined, const char *path)
 {
     struct shard_gguf_writer *w = shard_gguf_writer_create();
     void *header;
@@ -191,14 +227,14 @@ static void write_grouped(const struct shard_gguf *gguf, const char *path)
         const struct shard_tensor *t = shard_gguf_tensor(gguf, i);
         char name[PROTO_MAX_NAME_BYTES + 1];
         uint64_t dims[4];
-        if (grouped_name(name, t, dims))
+        if (grouped_name(name, t, joined, dims))
             shard_gguf_writer_tensor(w, name, t->type, t->n_dims, dims);
     }
     CU_ASSERT_EQUAL_FATAL(shard_gguf_writer_header(w, &header, &len, &error), PROTO_OK);
     FILE *file = fopen(path, "wb");
     CU_ASSERT_PTR_NOT_NULL_FATAL(file);
     fwrite(header, 1, len, file);
-    write_data(file, gguf);
+    write_data(file, gguf, joined);
     CU_ASSERT_EQUAL(fclose(file), 0);
     free(header);
     shard_gguf_writer_destroy(w);
@@ -213,32 +249,45 @@ static float *logits_of(struct rig *rig, const int32_t *ids, uint32_t n)
     return logits;
 }
 
-static void test_grouped_heads(void)
+enum { N_GROUPED = 80 };
+
+static float *logits_of_grouped(const struct shard_gguf *gguf, bool joined, const int32_t *ids)
 {
-    enum { N = 80 };
     char path[] = "/tmp/caravan-grouped-XXXXXX";
-    struct rig apart, grouped;
-    int32_t ids[N];
+    struct rig grouped;
     int fd = mkstemp(path);
     CU_ASSERT_FATAL(fd >= 0);
     close(fd);
-    fill_ids(ids, N, 5);
-    rig_open(&apart, rig_make("qwen35moe-tiny", "F32", 4, false, NULL));
-    write_grouped(apart.gguf, path);
+    write_grouped(gguf, joined, path);
     rig_open(&grouped, path);
     remove(path);
     CU_ASSERT_STRING_EQUAL(grouped.model->arch, "qwen3next");
-    float *want = logits_of(&apart, ids, N), *got = logits_of(&grouped, ids, N);
+    float *logits = logits_of(&grouped, ids, N_GROUPED);
+    rig_close(&grouped);
+    return logits;
+}
+
+static void test_grouped_heads(void)
+{
+    struct rig apart;
+    int32_t ids[N_GROUPED];
+    fill_ids(ids, N_GROUPED, 5);
+    rig_open(&apart, rig_make("qwen35moe-tiny", "F32", 4, false, NULL));
+    float *want = logits_of(&apart, ids, N_GROUPED);
+    float *got = logits_of_grouped(apart.gguf, false, ids);
+    float *joined = logits_of_grouped(apart.gguf, true, ids);
     double off = 0, norm = 0;
-    for (size_t i = 0; i < N * (size_t)apart.model->n_vocab; i++) {
+    size_t n = N_GROUPED * (size_t)apart.model->n_vocab;
+    for (size_t i = 0; i < n; i++) {
         off += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]);
         norm += (double)want[i] * (double)want[i];
     }
     CU_ASSERT(off <= 1e-10 * norm);
+    CU_ASSERT(memcmp(got, joined, n * sizeof *got) == 0);
     free(want);
     free(got);
+    free(joined);
     rig_close(&apart);
-    rig_close(&grouped);
 }
 
 int main(void)

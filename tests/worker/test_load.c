@@ -198,13 +198,13 @@ static void set_weights(void)
     q6k = kern_type_find(KERN_Q6_K), bf16 = kern_type_find(KERN_BF16);
     f32 = kern_type_find(KERN_F32);
     const struct shard_weight all[] = {
-        {SHARD_WEIGHT_VECTOR, NULL, 1, 100, 1, 0, 1},
-        {SHARD_WEIGHT_VECTOR, NULL, 1, 33, 1, 1, 1},
-        {SHARD_WEIGHT_PANELS, q8, 64, 33, 1, 2, 1},
-        {SHARD_WEIGHT_PANELS, q4k, 256, 48, 5, 3, 1},
-        {SHARD_WEIGHT_PANELS, q6k, 256, 20, 3, 4, 3},
-        {SHARD_WEIGHT_PANELS, bf16, 50, 16, 1, 7, 1},
-        {SHARD_WEIGHT_PANELS, f32, 1024, 3000, 1, 8, 1},
+        {SHARD_WEIGHT_VECTOR, NULL, 1, 100, 1, 0, 1, 0, 0, false},
+        {SHARD_WEIGHT_VECTOR, NULL, 1, 33, 1, 1, 1, 0, 0, false},
+        {SHARD_WEIGHT_PANELS, q8, 64, 33, 1, 2, 1, 0, 0, false},
+        {SHARD_WEIGHT_PANELS, q4k, 256, 48, 5, 3, 1, 0, 0, false},
+        {SHARD_WEIGHT_PANELS, q6k, 256, 20, 3, 4, 3, 0, 0, false},
+        {SHARD_WEIGHT_PANELS, bf16, 50, 16, 1, 7, 1, 0, 0, false},
+        {SHARD_WEIGHT_PANELS, f32, 1024, 3000, 1, 8, 1, 0, 0, false},
     };
     memcpy(weights, all, sizeof all);
     for (uint32_t i = 0; i < N_TENSORS; i++)
