@@ -61,7 +61,7 @@ static void add_cluster(struct table *t, struct coord_cli *cli)
          PROTO_MAX_BATCH_ROWS, NULL},
         {0, "kv", "TYPE", "how KV is kept: f32, f16, q8_0 or q4_0 (f32)", COORD_OPTION_KV, &cli->kv,
          0, 0, NULL},
-        {0, "isa", "NAME", "instruction set of local workers: portable, avx2, avx512 (the best)",
+        {0, "isa", "NAME", "instruction set of local workers: portable, avx2, avx512, amx",
          COORD_OPTION_TEXT, &cli->isa, 0, 0, NULL},
         {0, "parallel", "N", "sequences computed at once (4, at least one a stage)",
          COORD_OPTION_U32, &cli->parallel, 1, PROTO_MAX_SEQUENCES, NULL},

@@ -6,11 +6,13 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
-#define N_ISAS 3
+#define N_ISAS 4
 
-static const char *const names[N_ISAS] = {"portable", "avx2", "avx512"};
+static const char *const names[N_ISAS] = {"portable", "avx2", "avx512", "amx"};
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct kern_table tables[N_ISAS];
@@ -25,6 +27,17 @@ static int has_f16c(void)
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
 
+/* Tiles of int8 and of bfloat16. Linux saves their registers only for processes that have asked,
+ * and refuses where the kernel or a signal's stack is not made for them. */
+static int has_amx(void)
+{
+    const unsigned amx = 1u << 22 | 1u << 24 | 1u << 25;
+    const long request_permission = 0x1023, tile_data = 18; /* arch_prctl: ARCH_REQ_XCOMP_PERM */
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & amx) == amx &&
+           syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+
 static enum kern_isa detect(void)
 {
     __builtin_cpu_init();
@@ -34,7 +47,7 @@ static enum kern_isa detect(void)
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq") ||
         !__builtin_cpu_supports("avx512vnni"))
         return KERN_ISA_AVX2;
-    return KERN_ISA_AVX512;
+    return has_amx() ? KERN_ISA_AMX : KERN_ISA_AVX512;
 }
 #else
 static enum kern_isa detect(void)
@@ -68,6 +81,10 @@ static void build(void)
             kern_init_matmul_k_avx512(t);
             kern_init_rows_avx512(t);
             kern_init_matmul_iq_avx512(t);
+        }
+        if (isa >= KERN_ISA_AMX) {
+            kern_init_matmul_amx(t);
+            kern_init_matmul_k_amx(t);
         }
 #endif
         t->isa = (enum kern_isa)isa;

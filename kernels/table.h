@@ -16,10 +16,12 @@
 #ifndef KERNELS_TABLE_H
 #define KERNELS_TABLE_H
 
+#include <stdbool.h>
+
 #include "kernels/act.h"
 #include "kernels/type.h"
 
-enum kern_isa { KERN_ISA_PORTABLE, KERN_ISA_AVX2, KERN_ISA_AVX512 };
+enum kern_isa { KERN_ISA_PORTABLE, KERN_ISA_AVX2, KERN_ISA_AVX512, KERN_ISA_AMX };
 
 /*
  * y[r*ldy + 16p + lane] = sum_i W[16p + lane][i] * x[r][i] for r < n_rows, p < n_panels.
@@ -198,8 +200,10 @@ typedef void kern_delta_fn(const struct kern_delta *a);
 
 struct kern_table {
     enum kern_isa isa;
-    const char *name;                        /* "portable", "avx2", "avx512" */
+    const char *name;                        /* "portable", "avx2", "avx512", "amx" */
     kern_matmul_fn *matmul[KERN_TYPE_SLOTS]; /* NULL: no kernel for this type */
+    /* Whether matmul itself keeps what it reads in the cache: all rows should come in one call. */
+    bool takes_all_rows[KERN_TYPE_SLOTS];
     kern_quantize_fn *quantize[3];           /* by enum kern_act; [KERN_ACT_F32] copies */
     kern_rms_norm_fn *rms_norm;
     kern_rope_fn *rope;
@@ -219,7 +223,8 @@ struct kern_table {
 };
 
 /* The best set that this processor runs. AVX2 needs AVX2, FMA and F16C; AVX-512 needs F, BW, VL,
- * DQ and VNNI. */
+ * DQ and VNNI; AMX needs those, its tiles of int8 and bfloat16, and the system's permission, which
+ * the first call asks for. */
 enum kern_isa kern_isa_best(void);
 
 /* The set of a name, or -1. */
@@ -244,5 +249,7 @@ void kern_init_matmul_small_avx512(struct kern_table *t);
 void kern_init_matmul_k_avx512(struct kern_table *t);
 void kern_init_rows_avx512(struct kern_table *t);
 void kern_init_matmul_iq_avx512(struct kern_table *t);
+void kern_init_matmul_amx(struct kern_table *t);
+void kern_init_matmul_k_amx(struct kern_table *t);
 
 #endif

@@ -24,6 +24,8 @@ size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_we
     size_t panel = kern_panel_bytes(w->type, w->k), threads = e->n_threads;
     size_t most = (n_rows == 1 ? STREAM_BYTES : CACHED_BYTES) / panel;
     if (n_rows > 1) {
+        if (e->table->takes_all_rows[w->type->type])
+            most = n_panels(w);
         /* Enough chunks that no thread waits long for the last. */
         size_t fair = n_panels(w) / (8 * threads);
         most = fair < most ? fair : most;
@@ -40,6 +42,8 @@ void worker__multiply(const struct worker_exec *e, int32_t w, size_t mat, size_t
                          first * kern_panel_bytes(weight->type, weight->k);
     size_t block = CACHED_BYTES / x_bytes / 4 * 4;
     block = block < 4 ? 4 : block;
+    if (e->table->takes_all_rows[weight->type->type])
+        block = n_rows;
     for (size_t r = 0; r < n_rows; r += block) {
         size_t n = n_rows - r < block ? n_rows - r : block;
         e->table->matmul[weight->type->type](y + r * ldy + first * KERN_PANEL, ldy, panels,

@@ -54,6 +54,42 @@ KERN__INLINE __m512i high_nibbles(__m512i v)
     return low_nibbles(_mm512_srli_epi16(v, 4));
 }
 
+/* v, `byte` added to those bytes whose bit is set in bits. */
+KERN__INLINE __m512i byte_if_bit(__m512i v, __m512i bits, int bit, int byte)
+{
+    __mmask64 set = _mm512_test_epi8_mask(bits, _mm512_set1_epi8((char)(1 << bit)));
+    return _mm512_mask_add_epi8(v, set, v, _mm512_set1_epi8((char)byte));
+}
+
+/* A codebook in every 16 bytes. */
+KERN__INLINE __m512i load_codebook(const int8_t values[16])
+{
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)values));
+}
+
+/* 2^(e - 128) of 16 exponents; the two smallest are subnormal. */
+KERN__INLINE __m512 load_exponents(const char *from)
+{
+    __m512i e = load_u8(from);
+    __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+    __m512i subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), e);
+    __mmask16 small = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, small, subnormal));
+}
+
+/* scales[s][row] from Q3_K's 12 times 16 bytes. */
+KERN__INLINE void q3_k_scales(char scales[256], const char *sc)
+{
+    const __m512i bits = _mm512_set1_epi8(48), offset = _mm512_set1_epi8(32);
+    __m512i a = load(sc), b = load(sc + 64), high = load(sc + 128), v[4];
+    v[0] = _mm512_or_si512(low_nibbles(a), _mm512_and_si512(_mm512_slli_epi16(high, 4), bits));
+    v[1] = _mm512_or_si512(low_nibbles(b), _mm512_and_si512(_mm512_slli_epi16(high, 2), bits));
+    v[2] = _mm512_or_si512(high_nibbles(a), _mm512_and_si512(high, bits));
+    v[3] = _mm512_or_si512(high_nibbles(b), _mm512_and_si512(_mm512_srli_epi16(high, 2), bits));
+    for (size_t i = 0; i < 4; i++)
+        _mm512_storeu_si512(scales + 64 * i, _mm512_sub_epi8(v[i], offset));
+}
+
 /* acc + (d * dx) * s. */
 KERN__INLINE __m512 accumulate(__m512 acc, __m512 d, const char *dx, __m512i s)
 {

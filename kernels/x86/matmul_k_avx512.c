@@ -8,12 +8,6 @@
  */
 #include "kernels/x86/lanes_avx512.h"
 
-KERN__INLINE __m512i byte_if_bit(__m512i v, __m512i bits, int bit, int byte)
-{
-    __mmask64 set = _mm512_test_epi8_mask(bits, _mm512_set1_epi8((char)(1 << bit)));
-    return _mm512_mask_add_epi8(v, set, v, _mm512_set1_epi8((char)byte));
-}
-
 /* s += S * (q . x) over sub-block `sub`; hmask: the vectors with Q3_K's upper bits, or NULL; x: the
  * sub-block's activations of row 0. */
 KERN__INLINE void two_bit_products(__m512i s[MAX_ROWS], const char *qs, const char *hmask,
@@ -88,19 +82,6 @@ KERN__INLINE void q2_k_rows(float *y, size_t ldy, const char *w, const char *x, 
     }
     for (int r = 0; r < n; r++)
         _mm512_storeu_ps(y + r * ldy, acc[r]);
-}
-
-/* scales[s][row] from Q3_K's 12 times 16 bytes. */
-KERN__INLINE void q3_k_scales(char scales[256], const char *sc)
-{
-    const __m512i bits = _mm512_set1_epi8(48), offset = _mm512_set1_epi8(32);
-    __m512i a = load(sc), b = load(sc + 64), high = load(sc + 128), v[4];
-    v[0] = _mm512_or_si512(low_nibbles(a), _mm512_and_si512(_mm512_slli_epi16(high, 4), bits));
-    v[1] = _mm512_or_si512(low_nibbles(b), _mm512_and_si512(_mm512_slli_epi16(high, 2), bits));
-    v[2] = _mm512_or_si512(high_nibbles(a), _mm512_and_si512(high, bits));
-    v[3] = _mm512_or_si512(high_nibbles(b), _mm512_and_si512(_mm512_srli_epi16(high, 2), bits));
-    for (size_t i = 0; i < 4; i++)
-        _mm512_storeu_si512(scales + 64 * i, _mm512_sub_epi8(v[i], offset));
 }
 
 /* s += sum S * (q . x) over one block, q being 4 too large; x: the block's activations of row 0. */
@@ -230,8 +211,7 @@ KERN__INLINE void iq4_xs_rows(float *y, size_t ldy, const char *w, const char *x
 {
     const char *dx = x + k, *sums = dx + k / 256 * 4;
     const __m512i book =
-        _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)kern__iq4_values)),
-                         _mm512_set1_epi8(-128));
+        _mm512_xor_si512(load_codebook(kern__iq4_values), _mm512_set1_epi8(-128));
     __m512 acc[MAX_ROWS];
     for (int r = 0; r < n; r++)
         acc[r] = _mm512_setzero_ps();

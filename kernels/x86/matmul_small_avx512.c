@@ -13,17 +13,10 @@ KERN__INLINE int offset_of(enum kern_type type)
 }
 
 /* The codebook, unsigned, in every 16 bytes. */
-KERN__INLINE __m512i load_codebook(enum kern_type type)
+KERN__INLINE __m512i unsigned_codebook(enum kern_type type)
 {
-    const int8_t *values = type == KERN_IQ4_NL ? kern__iq4_values : kern__mxfp4_values;
-    __m128i book = _mm_loadu_si128((const __m128i *)values);
-    return _mm512_broadcast_i32x4(_mm_add_epi8(book, _mm_set1_epi8((char)offset_of(type))));
-}
-
-KERN__INLINE __m512i add_fifth_bit(__m512i v, __m512i qh, int bit)
-{
-    __mmask64 set = _mm512_test_epi8_mask(qh, _mm512_set1_epi8((char)(1 << bit)));
-    return _mm512_mask_add_epi8(v, set, v, _mm512_set1_epi8(16));
+    __m512i book = load_codebook(type == KERN_IQ4_NL ? kern__iq4_values : kern__mxfp4_values);
+    return _mm512_add_epi8(book, _mm512_set1_epi8((char)offset_of(type)));
 }
 
 /* The unsigned weights of vectors j and j + 4. */
@@ -34,8 +27,8 @@ KERN__INLINE void small_values(enum kern_type type, __m512i out[2], const char *
     out[0] = low_nibbles(v);
     out[1] = high_nibbles(v);
     if (type == KERN_Q5_0 || type == KERN_Q5_1) {
-        out[0] = add_fifth_bit(out[0], qh, j);
-        out[1] = add_fifth_bit(out[1], qh, j + 4);
+        out[0] = byte_if_bit(out[0], qh, j, 16);
+        out[1] = byte_if_bit(out[1], qh, j + 4, 16);
     } else if (type == KERN_IQ4_NL || type == KERN_MXFP4) {
         out[0] = _mm512_shuffle_epi8(book, out[0]);
         out[1] = _mm512_shuffle_epi8(book, out[1]);
@@ -64,16 +57,6 @@ KERN__INLINE void small_products(enum kern_type type, __m512i s[MAX_ROWS], const
     }
 }
 
-/* 2^(e - 128) of 16 exponents; the two smallest are subnormal. */
-KERN__INLINE __m512 load_exponents(const char *from)
-{
-    __m512i e = load_u8(from);
-    __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
-    __m512i subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), e);
-    __mmask16 small = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
-    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, small, subnormal));
-}
-
 /* acc += (m * dx) * (sum of x). */
 KERN__INLINE __m512 add_minimum(__m512 acc, __m512 m, const char *dx, const char *sums)
 {
@@ -87,7 +70,7 @@ KERN__INLINE void small_rows(enum kern_type type, size_t w_bytes, size_t qs, siz
 {
     const bool has_minimum = type == KERN_Q4_1 || type == KERN_Q5_1;
     const char *dx = x + k, *sums = dx + k / 32 * 4;
-    const __m512i book = load_codebook(type);
+    const __m512i book = unsigned_codebook(type);
     __m512 acc[MAX_ROWS];
     for (int r = 0; r < n; r++)
         acc[r] = _mm512_setzero_ps();

@@ -4,6 +4,9 @@
  * a slow reference, and packing against the file's own values.
  *
  *   check_kernels [--isa NAME] [--type NAME] [--bench]
+ *
+ * The AMX kernels run twice where the processor has AMX: with its tiles, and with a model of them,
+ * which every machine with AVX-512 runs.
  */
 #include "tests/kernels/check.h"
 
@@ -126,33 +129,48 @@ static void fill_expected(const struct shape *s, float *expected, const uint8_t 
                     : 0;
 }
 
-#define MAX_ROWS 33
+/* Ends with 0; the last is the largest. */
+static const size_t some_rows[] = {1,  2,  3,  4,  5,  6,  7,  8,  9, 10,
+                                   11, 12, 13, 14, 15, 16, 17, 33, 0};
+/* What kernels that take 16 to 64 rows at once, and 512 in a pass, do with the rest. */
+static const size_t many_rows[] = {24, 38, 56, 64, 85, 0};
+static const size_t most_rows[] = {513, 519, 534, 0};
 
-static void check_shape(const struct shape *s, const struct kern_table *const *tables)
+static size_t largest(const size_t *row_counts)
 {
-    static const size_t row_counts[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,
-                                        10, 11, 12, 13, 14, 15, 16, 17, MAX_ROWS};
+    size_t n = 0;
+    for (; *row_counts; row_counts++)
+        n = *row_counts;
+    return n;
+}
+
+static void check_shape(const struct shape *s, const struct kern_table *const *tables,
+                        const size_t *row_counts)
+{
+    size_t max_rows = largest(row_counts);
     size_t width = (s->n_out + 15) / 16 * 16;
     size_t x_bytes = kern_act_bytes(s->info->act, s->k) + s->seed % 2 * 64;
     /* One byte in, as a file gives no alignment. */
     uint8_t *memory = check_alloc(kern_type_bytes(s->info, s->n_out * s->k) + 1),
             *file = memory + 1;
-    char *x = check_alloc(MAX_ROWS * x_bytes);
+    char *x = check_alloc(max_rows * x_bytes);
     void *packed = check_alloc(kern_packed_bytes(s->info, s->n_out, s->k));
-    float *expected = check_alloc(MAX_ROWS * width * 4);
+    float *expected = check_alloc(max_rows * width * 4);
 
     check_seed(s->seed);
     check_fill_weights(s->info, file, s->n_out * s->k / s->info->block, s->pattern);
-    for (size_t r = 0; r < MAX_ROWS; r++)
+    for (size_t r = 0; r < max_rows; r++)
         check_fill_record(s->info->act, x + r * x_bytes, s->k, s->pattern);
-    fill_expected(s, expected, file, x, x_bytes, MAX_ROWS);
+    fill_expected(s, expected, file, x, x_bytes, max_rows);
     kern_pack(s->info, packed, file, s->n_out, s->k);
 
     check_packing(s, file, packed);
     for (; *tables; tables++)
-        for (size_t i = 0; i < sizeof row_counts / sizeof row_counts[0]; i++) {
+        for (size_t i = 0; row_counts[i]; i++) {
             struct product p = {*tables, row_counts[i], width + s->seed % 3 * 8, x_bytes};
-            check_product_of(s, &p, packed, x, expected);
+            /* The last of the rows, so that reading past them is reading past the memory. */
+            size_t first = max_rows - p.n_rows;
+            check_product_of(s, &p, packed, x + first * x_bytes, expected + first * width);
         }
     free(memory);
     free(x);
@@ -170,9 +188,19 @@ static void check_type(const struct kern_type_info *info, const struct kern_tabl
             for (int pattern = 0; pattern < CHECK_PATTERNS; pattern++) {
                 struct shape s = {info, (enum check_pattern)pattern, ++seed, n_outs[o],
                                   info->block == 1 ? floats[k] : (2 * k + 1) * info->block};
-                check_shape(&s, tables);
+                check_shape(&s, tables, some_rows);
             }
+    if (info->block == 1)
+        return;
+    /* More values, and then more rows, than a kernel that unpacks weights does at a time. */
+    struct shape deep = {info, CHECK_RANDOM, ++seed, 40, info->block == 32 ? 37 * 32 : 5 * 256};
+    struct shape tall = {info, CHECK_RANDOM, ++seed, 17, info->block};
+    check_shape(&deep, tables, many_rows);
+    check_shape(&tall, tables, most_rows);
 }
+
+/* Every instruction set, the model of the last, and a NULL. */
+#define N_TABLES (KERN_ISA_AMX + 3)
 
 struct options {
     int isa; /* -1: all */
@@ -200,19 +228,37 @@ static bool parse(struct options *o, int argc, char **argv)
     return true;
 }
 
+/* The tables that o asks for, of those that this machine runs. */
+static size_t find_tables(const struct kern_table *tables[N_TABLES], const struct options *o)
+{
+    size_t n = 0;
+    for (int isa = 0; isa <= KERN_ISA_AMX; isa++)
+        if ((o->isa < 0 || o->isa == isa) && kern_table_get((enum kern_isa)isa))
+            tables[n++] = kern_table_get((enum kern_isa)isa);
+#ifdef AMX_MODEL
+    static struct kern_table model;
+    if ((o->isa < 0 || o->isa == KERN_ISA_AMX) && kern_table_get(KERN_ISA_AVX512) && !o->bench) {
+        model = *kern_table_get(KERN_ISA_AVX512);
+        model.name = "amx model";
+        check_init_matmul_amx(&model);
+        check_init_matmul_k_amx(&model);
+        tables[n++] = &model;
+    }
+#endif
+    return n;
+}
+
 int main(int argc, char **argv)
 {
     struct options o = {.isa = -1};
-    const struct kern_table *tables[4] = {NULL};
-    size_t n_tables = 0, n_types;
+    const struct kern_table *tables[N_TABLES] = {NULL};
+    size_t n_types;
     if (!parse(&o, argc, argv)) {
-        fprintf(stderr, "usage: check_kernels [--isa portable|avx2|avx512] [--type NAME] "
-                        "[--bench]\n");
+        fprintf(stderr, "usage: check_kernels [--isa portable|avx2|avx512|amx] "
+                        "[--type NAME] [--bench]\n");
         return 2;
     }
-    for (int isa = 0; isa <= KERN_ISA_AVX512; isa++)
-        if ((o.isa < 0 || o.isa == isa) && kern_table_get((enum kern_isa)isa))
-            tables[n_tables++] = kern_table_get((enum kern_isa)isa);
+    size_t n_tables = find_tables(tables, &o);
     if (!n_tables) {
         printf("skipped: this processor lacks the instruction set\n");
         return 77;

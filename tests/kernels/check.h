@@ -36,6 +36,10 @@ struct check_iq {
 struct check_iq check_iq_value(enum kern_type type, const uint8_t *block, size_t e);
 uint16_t check_iq1_m_scale(const uint8_t *block);
 
+/* kern_init_matmul_amx and kern_init_matmul_k_amx over a model of the tile instructions. */
+void check_init_matmul_amx(struct kern_table *t);
+void check_init_matmul_k_amx(struct kern_table *t);
+
 /* Prints speeds of a table's kernel for a type, in one thread. */
 void check_bench(const struct kern_table *table, const struct kern_type_info *info);
 

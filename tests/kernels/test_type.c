@@ -146,7 +146,7 @@ static void test_tables(void)
 {
     size_t count;
     const struct kern_type_info *all = kern_type_all(&count);
-    for (int isa = 0; isa <= KERN_ISA_AVX512; isa++) {
+    for (int isa = 0; isa <= KERN_ISA_AMX; isa++) {
         const struct kern_table *table = kern_table_get((enum kern_isa)isa);
         CU_ASSERT_EQUAL(table != NULL, isa <= (int)kern_isa_best());
         if (!table)
