@@ -21,7 +21,16 @@
 #include "kernels/act.h"
 #include "kernels/type.h"
 
-enum kern_isa { KERN_ISA_PORTABLE, KERN_ISA_AVX2, KERN_ISA_AVX512, KERN_ISA_AMX };
+/* Those of one processor are in order: each runs wherever a later one does. */
+enum kern_isa {
+    KERN_ISA_PORTABLE,
+    KERN_ISA_AVX2,
+    KERN_ISA_AVX512,
+    KERN_ISA_AMX,
+    KERN_ISA_NEON,
+    KERN_ISA_I8MM,
+    KERN_N_ISAS
+};
 
 /*
  * y[r*ldy + 16p + lane] = sum_i W[16p + lane][i] * x[r][i] for r < n_rows, p < n_panels.
@@ -200,11 +209,11 @@ typedef void kern_delta_fn(const struct kern_delta *a);
 
 struct kern_table {
     enum kern_isa isa;
-    const char *name;                        /* "portable", "avx2", "avx512", "amx" */
+    const char *name; /* "portable", "avx2", "avx512", "amx", "neon", "i8mm" */
     kern_matmul_fn *matmul[KERN_TYPE_SLOTS]; /* NULL: no kernel for this type */
     /* Whether matmul itself keeps what it reads in the cache: all rows should come in one call. */
     bool takes_all_rows[KERN_TYPE_SLOTS];
-    kern_quantize_fn *quantize[3];           /* by enum kern_act; [KERN_ACT_F32] copies */
+    kern_quantize_fn *quantize[3]; /* by enum kern_act; [KERN_ACT_F32] copies */
     kern_rms_norm_fn *rms_norm;
     kern_rope_fn *rope;
     kern_silu_mul_fn *silu_mul;
@@ -224,8 +233,12 @@ struct kern_table {
 
 /* The best set that this processor runs. AVX2 needs AVX2, FMA and F16C; AVX-512 needs F, BW, VL,
  * DQ and VNNI; AMX needs those, its tiles of int8 and bfloat16, and the system's permission, which
- * the first call asks for. */
+ * the first call asks for; NEON needs the dot products of Armv8.2, I8MM the matrix products of
+ * 8-bit integers too. */
 enum kern_isa kern_isa_best(void);
+
+/* The set after `isa` of those that this processor runs, KERN_N_ISAS after the best. */
+enum kern_isa kern_isa_next(enum kern_isa isa);
 
 /* The set of a name, or -1. */
 int kern_isa_by_name(const char *name);
@@ -251,5 +264,9 @@ void kern_init_rows_avx512(struct kern_table *t);
 void kern_init_matmul_iq_avx512(struct kern_table *t);
 void kern_init_matmul_amx(struct kern_table *t);
 void kern_init_matmul_k_amx(struct kern_table *t);
+void kern_init_matmul_float_neon(struct kern_table *t);
+void kern_init_matmul_neon(struct kern_table *t);
+void kern_init_rows_neon(struct kern_table *t);
+void kern_init_matmul_i8mm(struct kern_table *t);
 
 #endif

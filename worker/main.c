@@ -27,7 +27,7 @@ static const char usage[] =
     "  --memory GB          what may be used for weights and KV (default: 90% of what is free)\n"
     "  --listen HOST:PORT   where the worker before this one connects (default: any free port)\n"
     "  --advertise HOST:PORT  the address that others reach --listen by\n"
-    "  --isa NAME           portable, avx2, avx512 or amx (default: the best of this machine)\n"
+    "  --isa NAME           portable, avx2, avx512, amx, neon or i8mm (default: the best here)\n"
     "  --key-file FILE      this machine's own key (default: ~/.config/caravan/worker.key)\n"
     "  --cache-dir DIR      where fetched weights are kept (default: ~/.cache/caravan)\n"
     "  --log LEVEL          error, warn, info or debug (default: info)\n"
@@ -217,8 +217,8 @@ static enum proto_status choose_table(const struct arguments *args, const struct
     if (*table)
         return PROTO_OK;
     return proto_fail(error, PROTO_UNSUPPORTED,
-                      "--isa %s: expected portable, avx2, avx512 or amx, and a processor that has "
-                      "it; the best here is %s",
+                      "--isa %s: expected portable, avx2, avx512, amx, neon or i8mm, and a "
+                      "processor that has it; the best here is %s",
                       args->isa, kern_table_get(kern_isa_best())->name);
 }
 

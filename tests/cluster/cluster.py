@@ -83,7 +83,8 @@ class World:
         flags = pathlib.Path("/proc/cpuinfo").read_text().split()
         return (["portable"] + ["avx2"] * ("avx2" in flags and "fma" in flags) +
                 ["avx512"] * ("avx512bw" in flags and "avx512vl" in flags) +
-                ["amx"] * ("amx_int8" in flags and "amx_bf16" in flags))
+                ["amx"] * ("amx_int8" in flags and "amx_bf16" in flags) +
+                ["neon"] * ("asimddp" in flags) + ["i8mm"] * ("i8mm" in flags))
 
 
 class Process:

@@ -113,7 +113,8 @@ def test_perplexity(case):
 
 def test_unknown_isa(case):
     """Every name of --isa works or says that this machine lacks it."""
-    lacking = {"portable", "avx2", "avx512", "amx"} - set(case.world.isas())
+    every = {"portable", "avx2", "avx512", "amx", "neon", "i8mm"}
+    lacking = every - set(case.world.isas())
     for isa in sorted(lacking):
         result = case.caravan("run", "-m", case.world.small(), "-p", "a", "--isa", isa)
         assert result.status == 1 and f"--isa {isa}" in result.err, result.err

@@ -200,7 +200,7 @@ static void check_type(const struct kern_type_info *info, const struct kern_tabl
 }
 
 /* Every instruction set, the model of the last, and a NULL. */
-#define N_TABLES (KERN_ISA_AMX + 3)
+#define N_TABLES (KERN_N_ISAS + 2)
 
 struct options {
     int isa; /* -1: all */
@@ -232,7 +232,7 @@ static bool parse(struct options *o, int argc, char **argv)
 static size_t find_tables(const struct kern_table *tables[N_TABLES], const struct options *o)
 {
     size_t n = 0;
-    for (int isa = 0; isa <= KERN_ISA_AMX; isa++)
+    for (int isa = 0; isa < KERN_N_ISAS; isa++)
         if ((o->isa < 0 || o->isa == isa) && kern_table_get((enum kern_isa)isa))
             tables[n++] = kern_table_get((enum kern_isa)isa);
 #ifdef AMX_MODEL
@@ -254,7 +254,7 @@ int main(int argc, char **argv)
     const struct kern_table *tables[N_TABLES] = {NULL};
     size_t n_types;
     if (!parse(&o, argc, argv)) {
-        fprintf(stderr, "usage: check_kernels [--isa portable|avx2|avx512|amx] "
+        fprintf(stderr, "usage: check_kernels [--isa portable|avx2|avx512|amx|neon|i8mm] "
                         "[--type NAME] [--bench]\n");
         return 2;
     }

@@ -146,16 +146,22 @@ static void test_tables(void)
 {
     size_t count;
     const struct kern_type_info *all = kern_type_all(&count);
-    for (int isa = 0; isa <= KERN_ISA_AMX; isa++) {
+    enum kern_isa next = KERN_ISA_PORTABLE, best = KERN_ISA_PORTABLE;
+    for (int isa = 0; isa < KERN_N_ISAS; isa++) {
         const struct kern_table *table = kern_table_get((enum kern_isa)isa);
-        CU_ASSERT_EQUAL(table != NULL, isa <= (int)kern_isa_best());
+        CU_ASSERT_EQUAL(table != NULL, isa == (int)next);
         if (!table)
             continue;
+        best = next;
+        next = kern_isa_next(next);
         CU_ASSERT_EQUAL((int)table->isa, isa);
         CU_ASSERT_EQUAL(kern_isa_by_name(table->name), isa);
         for (size_t i = 0; i < count; i++)
             CU_ASSERT_EQUAL(table->matmul[all[i].type] != NULL, all[i].packed_bytes != 0);
     }
+    CU_ASSERT_EQUAL(next, KERN_N_ISAS);
+    CU_ASSERT_EQUAL(kern_isa_best(), best);
+    CU_ASSERT_PTR_NULL(kern_table_get(KERN_N_ISAS));
     CU_ASSERT_EQUAL(kern_isa_by_name("sse9"), -1);
 }
 
