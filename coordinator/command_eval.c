@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct eval_options {
@@ -58,12 +59,15 @@ static bool write_row(void *user, uint64_t pos, const float *row, size_t n_vocab
     return pos == output->next++ && fwrite(row, sizeof *row, n_vocab, output->file) == n_vocab;
 }
 
-/* The file appears whole or not at all. */
+/* A file appears whole or not at all; a device or a pipe is written as it is. */
 static enum proto_status write_logits(struct coord_backend *backend, const int32_t *ids, size_t n,
                                       const char *path, struct proto_error *error)
 {
     char partial[4096];
-    if ((size_t)snprintf(partial, sizeof partial, "%s.part", path) >= sizeof partial)
+    struct stat info;
+    bool replace = stat(path, &info) != 0 || S_ISREG(info.st_mode);
+    const char *suffix = replace ? ".part" : "";
+    if ((size_t)snprintf(partial, sizeof partial, "%s%s", path, suffix) >= sizeof partial)
         return proto_fail(error, PROTO_INVALID, "--logits: the path is too long");
     struct output output = {.file = fopen(partial, "wb")};
     if (!output.file)
@@ -76,9 +80,9 @@ static enum proto_status write_logits(struct coord_backend *backend, const int32
     if (status == PROTO_OK && output.next != n)
         status = proto_fail(error, PROTO_FORMAT, "%llu rows of logits came back, expected %zu",
                             (unsigned long long)output.next, n);
-    if (status == PROTO_OK && rename(partial, path) != 0)
+    if (status == PROTO_OK && replace && rename(partial, path) != 0)
         status = proto_fail_errno(error, errno, "write", path);
-    if (status != PROTO_OK)
+    if (status != PROTO_OK && replace)
         unlink(partial);
     return status;
 }

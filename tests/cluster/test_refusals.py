@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What cannot work is refused with one line that says what to do, and leaves nothing behind."""
+import os
 import re
 import socket
 import struct
@@ -297,6 +298,17 @@ def test_output_that_cannot_be_written(case):
     out = case.dir / "nowhere" / "logits"
     result = case.caravan("eval", "-m", case.world.small(), "--ids", "1", "--logits", out)
     assert result.status == 1 and str(out) in result.err, result.err
+
+
+def test_output_into_a_pipe(case):
+    """A pipe is written, not replaced by a file."""
+    pipe = case.dir / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    result = case.caravan("eval", "-m", case.world.small(), "--ids", "1", "--logits", pipe)
+    assert result.status == 0, result.err
+    assert pipe.is_fifo() and len(os.read(reader, 1 << 20)) > 0
+    os.close(reader)
 
 
 def test_options(case):
