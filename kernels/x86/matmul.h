@@ -27,6 +27,16 @@ KERN__INLINE void kern__prefetch(const char *w, size_t block_bytes, size_t block
         _mm_prefetch(w + block_bytes * blocks + i, _MM_HINT_T0);
 }
 
+/* Asks for one of `parts` parts of the panel after this one: while many rows are multiplied by a
+ * panel, memory has nothing else to do. */
+KERN__INLINE void kern__prefetch_part(const char *panel, size_t panel_bytes, size_t part,
+                                      size_t parts)
+{
+    const char *next = panel + panel_bytes;
+    for (size_t i = panel_bytes * part / parts; i < panel_bytes * (part + 1) / parts; i += 64)
+        _mm_prefetch(next + i, _MM_HINT_T1);
+}
+
 /* Four activations, or two sums, as one lane. */
 KERN__INLINE int32_t kern__load_lane(const void *from)
 {
@@ -40,13 +50,16 @@ KERN__INLINE int32_t kern__load_lane(const void *from)
     static void matmul_##name(float *y, size_t ldy, const void *w, size_t n_panels, const void *x, \
                               size_t x_bytes, size_t n_rows, size_t k)                             \
     {                                                                                              \
+        const size_t panel_bytes = k / (block) * (packed_bytes), groups = n_rows / (g1);           \
         const char *panel = w;                                                                     \
-        for (size_t p = 0; p < n_panels; p++, panel += k / (block) * (packed_bytes)) {             \
+        for (size_t p = 0; p < n_panels; p++, panel += panel_bytes) {                              \
             float *to = y + KERN_PANEL * p;                                                        \
             const char *from = x;                                                                  \
-            size_t left = n_rows;                                                                  \
-            for (; left >= (g1); left -= (g1), to += (g1)*ldy, from += (g1)*x_bytes)               \
+            size_t left = n_rows % (g1);                                                           \
+            for (size_t g = 0; g < groups; g++, to += (g1)*ldy, from += (g1)*x_bytes) {            \
+                kern__prefetch_part(panel, panel_bytes, g, groups);                                \
                 name##_rows(to, ldy, panel, from, x_bytes, k, g1);                                 \
+            }                                                                                      \
             for (; left >= (g2); left -= (g2), to += (g2)*ldy, from += (g2)*x_bytes)               \
                 name##_rows(to, ldy, panel, from, x_bytes, k, g2);                                 \
             for (; left; left--, to += ldy, from += x_bytes)                                       \
