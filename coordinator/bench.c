@@ -80,9 +80,16 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Rounds of one kind. rates: tokens a second of each, sorted. */
+/* Rounds of one kind, sorted each for itself. Memory shared with other machines' guests is as fast
+ * as they leave it from one second to the next, so the bus is measured beside every round. */
+struct rounds {
+    double rates[MAX_ROUNDS];  /* tokens a second */
+    double buses[MAX_ROUNDS];  /* bytes a second that memory can be read */
+    double shares[MAX_ROUNDS]; /* rate / bus */
+};
+
 static enum proto_status run_rounds(struct coord_engine *engine, const int32_t *ids, bool decode,
-                                    const struct coord_bench_params *p, double *rates,
+                                    const struct coord_bench_params *p, struct rounds *rounds,
                                     struct coord_status *status_out, struct proto_error *error)
 {
     struct coord_event end;
@@ -92,13 +99,20 @@ static enum proto_status run_rounds(struct coord_engine *engine, const int32_t *
     coord_engine_reset_times(engine);
     for (uint32_t i = 0; i < p->n_rounds && status == PROTO_OK; i++) {
         status = run_together(engine, ids, n_ids, n_generate, n, &end, error);
+        if (status == PROTO_OK)
+            status = coord_engine_read_bandwidth(engine, &rounds->buses[i], error);
+        if (status != PROTO_OK)
+            return status;
         uint64_t ns = decode ? end.decode_ns : end.prompt_ns;
         double tokens = decode ? (double)p->n_generate * n : p->n_prompt;
-        rates[i] = ns ? tokens * 1e9 / (double)ns : 0;
+        rounds->rates[i] = ns ? tokens * 1e9 / (double)ns : 0;
+        rounds->shares[i] = rounds->buses[i] > 0 ? rounds->rates[i] / rounds->buses[i] : 0;
     }
     if (status != PROTO_OK)
         return status;
-    qsort(rates, p->n_rounds, sizeof *rates, by_value);
+    qsort(rounds->rates, p->n_rounds, sizeof(double), by_value);
+    qsort(rounds->buses, p->n_rounds, sizeof(double), by_value);
+    qsort(rounds->shares, p->n_rounds, sizeof(double), by_value);
     return coord_engine_status(engine, status_out, error);
 }
 
@@ -130,7 +144,7 @@ enum proto_status coord_bench_run(struct coord_engine *engine,
                                   const struct coord_bench_params *params, struct coord_bench *out,
                                   struct proto_error *error)
 {
-    double prefill[MAX_ROUNDS], decode[MAX_ROUNDS];
+    struct rounds prefill, decode;
     uint32_t n = params->n_rounds;
     memset(out, 0, sizeof *out);
     out->params = *params;
@@ -141,22 +155,23 @@ enum proto_status coord_bench_run(struct coord_engine *engine,
     int32_t *ids = make_ids(longest, coord_engine_model(engine)->n_vocab);
     if (!ids)
         return proto_fail_nomem(error, longest * sizeof *ids, "a prompt");
-    if ((status = coord_engine_read_bandwidth(engine, &out->bus_bytes_s, error)) == PROTO_OK &&
-        (status = run_rounds(engine, ids, false, params, prefill, &out->prefill_status, error)) ==
-            PROTO_OK)
-        status = run_rounds(engine, ids, true, params, decode, &out->decode_status, error);
+    status = run_rounds(engine, ids, false, params, &prefill, &out->prefill_status, error);
+    if (status == PROTO_OK)
+        status = run_rounds(engine, ids, true, params, &decode, &out->decode_status, error);
     free(ids);
     if (status != PROTO_OK) {
         coord_bench_finish(out);
         return status;
     }
-    out->prefill = prefill[n / 2];
-    out->prefill_min = prefill[0];
-    out->prefill_max = prefill[n - 1];
-    out->decode = decode[n / 2];
-    out->decode_min = decode[0];
-    out->decode_max = decode[n - 1];
+    out->prefill = prefill.rates[n / 2];
+    out->prefill_min = prefill.rates[0];
+    out->prefill_max = prefill.rates[n - 1];
+    out->decode = decode.rates[n / 2];
+    out->decode_min = decode.rates[0];
+    out->decode_max = decode.rates[n - 1];
+    out->bus_bytes_s = decode.buses[n / 2];
     out->bytes_per_token = shard_model_bytes_per_token(coord_engine_model(engine));
+    out->bus_share = decode.shares[n / 2] * (double)out->bytes_per_token;
     return PROTO_OK;
 }
 
@@ -195,14 +210,14 @@ static json_t *stages_json(const struct coord_status *status)
 char *coord_bench_json(const struct coord_bench *b)
 {
     json_t *root = json_pack(
-        "{s:s s:i s:i s:i s:i s:i s:f s:f s:[f,f] s:[f,f] s:f s:I s:o s:o}", "model",
+        "{s:s s:i s:i s:i s:i s:i s:f s:f s:[f,f] s:[f,f] s:f s:f s:I s:o s:o}", "model",
         b->decode_status.model, "n_prompt", (int)b->params.n_prompt, "n_generate",
         (int)b->params.n_generate, "rounds", (int)b->params.n_rounds, "depth",
         (int)b->params.n_depth, "sequences", (int)b->params.n_sequences, "prefill", b->prefill,
         "decode", b->decode, "prefill_range", b->prefill_min, b->prefill_max, "decode_range",
-        b->decode_min, b->decode_max, "bus_gb_s", b->bus_bytes_s / 1e9, "bytes_per_token",
-        (json_int_t)b->bytes_per_token, "stages", stages_json(&b->decode_status), "prefill_stages",
-        stages_json(&b->prefill_status));
+        b->decode_min, b->decode_max, "bus_gb_s", b->bus_bytes_s / 1e9, "bus_share", b->bus_share,
+        "bytes_per_token", (json_int_t)b->bytes_per_token, "stages", stages_json(&b->decode_status),
+        "prefill_stages", stages_json(&b->prefill_status));
     char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) : NULL;
     json_decref(root);
     return text;
@@ -225,7 +240,7 @@ void coord_bench_print(const struct coord_bench *b, FILE *out)
             (double)b->bytes_per_token / 1e9);
     /* Sequences that decode together share what is read, but not always all of it. */
     if (together == 1)
-        fprintf(out, ", decoding %.1f GB/s: %.0f%%", used / 1e9, 100 * used / b->bus_bytes_s);
+        fprintf(out, ", decoding %.1f GB/s: %.0f%%", used / 1e9, 100 * b->bus_share);
     fputc('\n', out);
     fprintf(out, "\na token of decode:\n");
     coord_report_workers(&b->decode_status, out);

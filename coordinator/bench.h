@@ -27,7 +27,8 @@ struct coord_bench {
     struct coord_bench_params params;
     double prefill, decode; /* tokens a second, of all sequences together; medians */
     double prefill_min, prefill_max, decode_min, decode_max;
-    double bus_bytes_s;       /* read bandwidth of the first stage's worker */
+    double bus_bytes_s;       /* read bandwidth of the first stage's worker, median */
+    double bus_share;         /* of it that decoding's weights take, median of the rounds */
     uint64_t bytes_per_token; /* weights read for a decoded token */
     struct coord_status prefill_status, decode_status; /* times of all counted rounds */
 };
