@@ -110,14 +110,18 @@ KERN__IQ_INLINE void kern__iq_signs(enum kern_type type, uint8_t (*to)[KERN_PANE
         memcpy(to, signs, 32 * KERN_PANEL);
         return;
     }
-#pragma GCC unroll 8
-    for (size_t g = 0; g < 32; g++)
-        if (type == KERN_IQ1_S) /* the last group of 32 values has the shift of all */
-            kern__iq_store(to[g], -(kern__iq_field(packed, KERN__IQ1_HIGH, 4, g | 3) >> 3));
-        else if (type == KERN_IQ1_M)
-            kern__iq_store(to[g], -(kern__iq_field(packed, KERN__IQ1_HIGH, 4, g) >> 3));
-        else if (g % 4 == 0)
-            kern__iq_even_signs(to + g, signs + KERN_PANEL * g);
+    for (size_t first = 0; first < 32; first += 4) {
+        if (!kern__iq_is_iq1(type)) {
+            kern__iq_even_signs(to + first, signs + KERN_PANEL * first);
+            continue;
+        }
+#pragma GCC unroll 4
+        for (size_t g = first; g < first + 4; g++) {
+            /* In IQ1_S the last group of 32 values has the shift of all. */
+            size_t i = type == KERN_IQ1_S ? first + 3 : g;
+            kern__iq_store(to[g], -(kern__iq_field(packed, KERN__IQ1_HIGH, 4, i) >> 3));
+        }
+    }
 }
 
 /* s of the 16 values from 16 * sub. */
@@ -144,14 +148,25 @@ KERN__IQ_INLINE kern__iq_unit kern__iq_scale(enum kern_type type, const uint8_t 
            kern__iq_field(packed, KERN__IQ1_M_SCALE + 4, 1, sub) << 2;
 }
 
+/* The bytes of the first and of the last 8 rows, one of low and one of high in turn. */
+KERN__IQ_INLINE kern__iq_unit kern__iq_interleave_low(kern__iq_unit low, kern__iq_unit high)
+{
+    return __builtin_shufflevector(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7,
+                                   23);
+}
+
+KERN__IQ_INLINE kern__iq_unit kern__iq_interleave_high(kern__iq_unit low, kern__iq_unit high)
+{
+    return __builtin_shufflevector(low, high, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30,
+                                   15, 31);
+}
+
 /* Bytes as words: low + 256 * high. */
 KERN__IQ_INLINE void kern__iq_store_words(uint16_t to[KERN_PANEL], kern__iq_unit low,
                                           kern__iq_unit high)
 {
-    kern__iq_unit first =
-        __builtin_shufflevector(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    kern__iq_unit second = __builtin_shufflevector(low, high, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28,
-                                                   13, 29, 14, 30, 15, 31);
+    kern__iq_unit first = kern__iq_interleave_low(low, high);
+    kern__iq_unit second = kern__iq_interleave_high(low, high);
     memcpy(to, &first, sizeof first);
     memcpy(to + KERN_PANEL / 2, &second, sizeof second);
 }
@@ -160,20 +175,21 @@ KERN__IQ_INLINE void kern__iq_take_apart(enum kern_type type, struct kern__iq_pa
                                          const uint8_t *restrict packed)
 {
     panel->low = (const uint8_t(*)[KERN_PANEL])(packed + KERN_PANEL * KERN__IQ_LOW);
-    if (!kern__iq_is_xxs(type))
+    for (size_t first = 0; !kern__iq_is_xxs(type) && first < kern__iq_indices(type); first += 8)
 #pragma GCC unroll 8
-        for (size_t i = 0; i < kern__iq_indices(type); i++)
+        for (size_t i = first; i < first + 8; i++)
             kern__iq_store_words(panel->index[i], kern__iq_load(packed, KERN__IQ_LOW + i),
                                  kern__iq_high(type, packed, i));
     kern__iq_signs(type, panel->sign, packed);
-#pragma GCC unroll 8
-    for (size_t sub = 0; sub < 16; sub += 2) {
-        kern__iq_unit first = kern__iq_scale(type, packed, sub), second = first;
-        if (type == KERN_IQ2_XS || type == KERN_IQ2_S || type == KERN_IQ1_M)
-            second = kern__iq_scale(type, packed, sub + 1);
-        kern__iq_store(panel->scale[sub], first * 2 + 1);
-        kern__iq_store(panel->scale[sub + 1], second * 2 + 1);
-    }
+    for (size_t first = 0; first < 16; first += 8)
+#pragma GCC unroll 4
+        for (size_t sub = first; sub < first + 8; sub += 2) {
+            kern__iq_unit even = kern__iq_scale(type, packed, sub), odd = even;
+            if (type == KERN_IQ2_XS || type == KERN_IQ2_S || type == KERN_IQ1_M)
+                odd = kern__iq_scale(type, packed, sub + 1);
+            kern__iq_store(panel->scale[sub], even * 2 + 1);
+            kern__iq_store(panel->scale[sub + 1], odd * 2 + 1);
+        }
 }
 
 KERN__IQ_INLINE size_t kern__iq_index(enum kern_type type, const struct kern__iq_panel *panel,

@@ -21,102 +21,159 @@
 
 #include "kernels/iq_panel.h"
 
-#define MAX_UNITS 110
+/* Units after d, in whole squares of 16. */
+#define MAX_BYTES 112
 
-/* value into `bits` bits of place i of a list of small fields, zeros until then. */
-static inline void put(uint8_t *fields, unsigned bits, size_t i, unsigned value)
+static inline uint32_t load_u16(const uint8_t *p)
 {
-    size_t per_byte = 8 / bits;
-    fields[i / per_byte] |= (uint8_t)(value << bits * (i % per_byte));
+    return p[0] | (uint32_t)p[1] << 8;
 }
 
-static void put_signs(enum kern_type type, uint8_t *to, const struct kern__iq_row *row)
+static inline uint32_t load_u32(const uint8_t *p)
 {
-    for (size_t g = 0; g < 32; g++) {
-        unsigned above =
-            type == KERN_IQ2_XS ? row->index[g] >> 8 : row->scale[g / 4 * 2] >> g % 4 & 1;
-        to[g] = (uint8_t)((row->sign[g] & 127) | above << 7);
+    return load_u16(p) | load_u16(p + 2) << 16;
+}
+
+/* 32 values: 28 bits of signs, then 4 of scale, into 4 bytes of 7 signs and a bit of the scale. */
+static inline void put_signs(uint8_t to[4], uint32_t word)
+{
+    for (size_t j = 0; j < 4; j++)
+        to[j] = (uint8_t)((word >> 7 * j & 127) | (word >> (28 + j) & 1) << 7);
+}
+
+static void put_iq2_xxs(uint8_t *to, const uint8_t *block)
+{
+    for (size_t sub = 0; sub < 8; sub++) {
+        memcpy(to + 4 * sub, block + 2 + 8 * sub, 4);
+        put_signs(to + 32 + 4 * sub, load_u32(block + 2 + 8 * sub + 4));
     }
 }
 
-/* The upper bits of n indices. */
-static inline void put_high(uint8_t *to, const struct kern__iq_row *row, unsigned bits, size_t n)
+static void put_iq2_xs(uint8_t *to, const uint8_t *block)
 {
-    for (size_t i = 0; i < n; i++)
-        put(to, bits, i, row->index[i] >> 8);
+    for (size_t g = 0; g < 32; g++) { /* its upper byte: 7 signs, below them bit 8 */
+        uint8_t upper = block[2 + 2 * g + 1];
+        to[g] = block[2 + 2 * g];
+        to[32 + g] = (uint8_t)(upper >> 1 | upper << 7);
+    }
+    memcpy(to + 64, block + 66, 8);
 }
 
-/* The scales of every step-th 16 values. */
-static inline void put_scales(uint8_t *to, const struct kern__iq_row *row, size_t step)
+static void put_iq3_xxs(uint8_t *to, const uint8_t *block)
 {
-    for (size_t s = 0; s < 16; s += step)
-        put(to, 4, s / step, row->scale[s]);
+    memcpy(to, block + 2, 64);
+    for (size_t sub = 0; sub < 8; sub++)
+        put_signs(to + 64 + 4 * sub, load_u32(block + 66 + 4 * sub));
 }
 
-static void put_iq2(enum kern_type type, uint8_t *units, const struct kern__iq_row *row)
+/* The file has the upper index bits before the signs. */
+static void put_iq3_s(uint8_t *to, const uint8_t *block)
 {
-    if (type == KERN_IQ2_S) {
-        memcpy(units + KERN__IQ2_SIGN, row->sign, 32);
-        put_high(units + KERN__IQ2_S_HIGH, row, 2, 32);
-        put_scales(units + KERN__IQ2_S_SCALE, row, 1);
-    } else {
-        put_signs(type, units + KERN__IQ2_SIGN, row);
-        if (type == KERN_IQ2_XS)
-            put_scales(units + KERN__IQ2_XS_SCALE, row, 1);
+    memcpy(to, block + 2, 64);
+    memcpy(to + 64, block + 74, 32);
+    memcpy(to + 96, block + 66, 8);
+    memcpy(to + 104, block + 106, 4);
+}
+
+/* 32 values: four times 3 bits of an index, then 4 that go above one of those each. */
+static void put_iq1_s(uint8_t *to, const uint8_t *block)
+{
+    memcpy(to, block + 2, 32);
+    for (size_t sub = 0; sub < 8; sub++) {
+        uint32_t word = load_u16(block + 34 + 2 * sub), nibbles = 0;
+        for (size_t j = 0; j < 4; j++)
+            nibbles |= ((word >> 3 * j & 7) | (word >> (12 + j) & 1) << 3) << 4 * j;
+        to[32 + 2 * sub] = (uint8_t)nibbles;
+        to[32 + 2 * sub + 1] = (uint8_t)(nibbles >> 8);
     }
 }
 
-static void put_iq3(enum kern_type type, uint8_t *units, const struct kern__iq_row *row)
+/* 64 values: four scales of 3 bits, and 4 bits of d. */
+static void put_iq1_m(uint8_t *to, const uint8_t *block)
 {
-    if (type == KERN_IQ3_S) {
-        memcpy(units + KERN__IQ3_SIGN, row->sign, 32);
-        put_high(units + KERN__IQ3_S_HIGH, row, 1, 64);
-        put_scales(units + KERN__IQ3_S_SCALE, row, 2);
-    } else {
-        put_signs(type, units + KERN__IQ3_SIGN, row);
+    uint32_t upper = 0;
+    memcpy(to, block, 48);
+    for (size_t i = 0; i < 4; i++) {
+        uint32_t word = load_u16(block + 48 + 2 * i), lower = 0;
+        for (size_t j = 0; j < 4; j++) {
+            lower |= (word >> 3 * j & 3) << 2 * j;
+            upper |= (word >> (3 * j + 2) & 1) << (4 * i + j);
+        }
+        to[48 + i] = (uint8_t)lower;
     }
-}
-
-static void put_iq1(enum kern_type type, uint8_t *units, const struct kern__iq_row *row)
-{
-    for (size_t g = 0; g < 32; g++) {
-        unsigned shift = row->sign[g] & 1, common = row->scale[g / 2] | shift << 3;
-        unsigned bit = type == KERN_IQ1_S ? common >> g % 4 & 1 : shift;
-        put(units + KERN__IQ1_HIGH, 4, g, row->index[g] >> 8 | bit << 3);
-    }
-    for (size_t s = 0; type == KERN_IQ1_M && s < 16; s++) {
-        put(units + KERN__IQ1_M_SCALE, 2, s, row->scale[s] & 3);
-        put(units + KERN__IQ1_M_SCALE + 4, 1, s, row->scale[s] >> 2);
-    }
+    to[52] = (uint8_t)upper;
+    to[53] = (uint8_t)(upper >> 8);
 }
 
 /* A row's byte of every unit from the third on. */
-static void put_row(enum kern_type type, uint8_t units[MAX_UNITS], const struct kern__iq_row *row)
+static inline void put_row(enum kern_type type, uint8_t to[MAX_BYTES], const uint8_t *block)
 {
-    memset(units, 0, MAX_UNITS);
-    for (size_t i = 0; i < kern__iq_indices(type); i++)
-        units[KERN__IQ_LOW + i] = (uint8_t)row->index[i];
-    if (kern__iq_is_iq1(type))
-        put_iq1(type, units, row);
-    else if (kern__iq_is_iq3(type))
-        put_iq3(type, units, row);
-    else
-        put_iq2(type, units, row);
+    switch (type) {
+    case KERN_IQ1_S:
+        put_iq1_s(to, block);
+        break;
+    case KERN_IQ1_M:
+        put_iq1_m(to, block);
+        break;
+    case KERN_IQ2_XXS:
+        put_iq2_xxs(to, block);
+        break;
+    case KERN_IQ2_XS:
+        put_iq2_xs(to, block);
+        break;
+    case KERN_IQ2_S:
+        memcpy(to, block + 2, 80);
+        break;
+    case KERN_IQ3_XXS:
+        put_iq3_xxs(to, block);
+        break;
+    default:
+        put_iq3_s(to, block);
+        break;
+    }
+}
+
+/* Turns a square of 16 by 16 bytes. Interleaving its halves moves each bit of a byte's place up by
+ * one; four times exchange row and column. */
+static void turn(kern__iq_unit square[16])
+{
+    for (int round = 0; round < 4; round++) {
+        kern__iq_unit to[16];
+        for (size_t i = 0; i < 8; i++) {
+            to[2 * i] = kern__iq_interleave_low(square[i], square[i + 8]);
+            to[2 * i + 1] = kern__iq_interleave_high(square[i], square[i + 8]);
+        }
+        memcpy(square, to, sizeof to);
+    }
+}
+
+static void put_d(enum kern_type type, uint8_t to[2], const uint8_t *block)
+{
+    if (type != KERN_IQ1_M) {
+        memcpy(to, block, 2);
+        return;
+    }
+    to[0] = (uint8_t)(block[49] >> 4 | (block[51] & 0xf0));
+    to[1] = (uint8_t)(block[53] >> 4 | (block[55] & 0xf0));
 }
 
 void kern__iq_pack(const struct kern_type_info *info, uint8_t *packed,
                    const uint8_t *const blocks[KERN_PANEL])
 {
-    uint8_t units[KERN_PANEL][MAX_UNITS];
+    const size_t n = info->packed_bytes / KERN_PANEL - KERN__IQ_LOW;
+    uint8_t rows[KERN_PANEL][MAX_BYTES] = {{0}};
     for (size_t r = 0; r < KERN_PANEL; r++) {
-        struct kern__iq_row row;
-        kern__iq_parse(info->type, &row, blocks[r]);
-        memcpy(packed + 2 * r, &row.d, 2);
-        put_row(info->type, units[r], &row);
+        put_d(info->type, packed + 2 * r, blocks[r]);
+        put_row(info->type, rows[r], blocks[r]);
     }
-    for (size_t i = KERN__IQ_LOW; i < info->packed_bytes / KERN_PANEL; i++)
+    packed += KERN_PANEL * KERN__IQ_LOW;
+    for (size_t i = 0; i < n; i += 16) {
+        kern__iq_unit square[16];
         for (size_t r = 0; r < KERN_PANEL; r++)
-            packed[KERN_PANEL * i + r] = units[r][i];
+            memcpy(&square[r], rows[r] + i, sizeof square[r]);
+        turn(square);
+        memcpy(packed + KERN_PANEL * i, square, KERN_PANEL * (n - i < 16 ? n - i : 16));
+    }
 }
 
 void kern__iq_unpack(enum kern_type type, struct kern__iq_row *row, const uint8_t *packed,

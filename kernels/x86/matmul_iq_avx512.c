@@ -11,8 +11,7 @@
  * unsigned, 128 more than they are, at most 2 * 62 * 255 < 2^15; what this adds to a sum is the
  * weights' product with a row of 128, which all rows of activations share.
  */
-#include "kernels/iq_panel.h"
-#include "kernels/x86/matmul.h"
+#include "kernels/x86/iq_row_avx512.h"
 
 /* Rows of activations at once, where 32 registers allow it. */
 #define MAX_ROWS 8
@@ -113,6 +112,18 @@ KERN__INLINE void one_row_sub(enum kern_type type, __m512i s[HALVES],
     }
 }
 
+/* The integer sums of IQ1. */
+KERN__INLINE __m512i iq1_row(enum kern_type type, const uint8_t *packed, const char *x,
+                             const int16_t *sums)
+{
+    struct kern__iq_panel panel;
+    __m512i s[HALVES] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    kern__iq_take_apart(type, &panel, packed);
+    for (size_t sub = 0; sub < 16; sub++)
+        one_row_sub(type, s, &panel, sub, x + 16 * sub, sums[sub]);
+    return join(s[0], s[1]);
+}
+
 /* One panel by one row. */
 KERN__INLINE void one_row(enum kern_type type, size_t packed_bytes, float *y, const uint8_t *packed,
                           const char *x, size_t k)
@@ -120,13 +131,10 @@ KERN__INLINE void one_row(enum kern_type type, size_t packed_bytes, float *y, co
     const int16_t *sums = kern_act_sums(KERN_ACT_Q8_256, x, k);
     __m512 acc = _mm512_setzero_ps();
     for (size_t b = 0; b < k / 256; b++, packed += packed_bytes) {
-        struct kern__iq_panel panel;
-        __m512i s[HALVES] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
         kern__prefetch((const char *)packed, packed_bytes, 2);
-        kern__iq_take_apart(type, &panel, packed);
-        for (size_t sub = 0; sub < 16; sub++)
-            one_row_sub(type, s, &panel, sub, x + 256 * b + 16 * sub, sums[16 * b + sub]);
-        acc = accumulate(acc, load_d(type, packed), kern_act_scales(x, k)[b], join(s[0], s[1]));
+        __m512i s = kern__iq_is_iq1(type) ? iq1_row(type, packed, x + 256 * b, sums + 16 * b)
+                                          : block_row(type, packed, x + 256 * b, sums + 16 * b);
+        acc = accumulate(acc, load_d(type, packed), kern_act_scales(x, k)[b], s);
     }
     _mm512_storeu_ps(y, acc);
 }
@@ -241,6 +249,7 @@ MATMUL(iq3_s, KERN_IQ3_S, 110)
 
 void kern_init_matmul_iq_avx512(struct kern_table *t)
 {
+    init_codes();
     t->matmul[KERN_IQ1_S] = matmul_iq1_s;
     t->matmul[KERN_IQ1_M] = matmul_iq1_m;
     t->matmul[KERN_IQ2_XXS] = matmul_iq2_xxs;
