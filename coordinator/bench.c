@@ -210,13 +210,14 @@ static json_t *stages_json(const struct coord_status *status)
 char *coord_bench_json(const struct coord_bench *b)
 {
     json_t *root = json_pack(
-        "{s:s s:i s:i s:i s:i s:i s:f s:f s:[f,f] s:[f,f] s:f s:f s:I s:o s:o}", "model",
+        "{s:s s:i s:i s:i s:i s:i s:b s:f s:f s:[f,f] s:[f,f] s:f s:f s:I s:o s:o}", "model",
         b->decode_status.model, "n_prompt", (int)b->params.n_prompt, "n_generate",
         (int)b->params.n_generate, "rounds", (int)b->params.n_rounds, "depth",
-        (int)b->params.n_depth, "sequences", (int)b->params.n_sequences, "prefill", b->prefill,
-        "decode", b->decode, "prefill_range", b->prefill_min, b->prefill_max, "decode_range",
-        b->decode_min, b->decode_max, "bus_gb_s", b->bus_bytes_s / 1e9, "bus_share", b->bus_share,
-        "bytes_per_token", (json_int_t)b->bytes_per_token, "stages", stages_json(&b->decode_status),
+        (int)b->params.n_depth, "sequences", (int)b->params.n_sequences, "exact",
+        !b->decode_status.inexact, "prefill", b->prefill, "decode", b->decode, "prefill_range",
+        b->prefill_min, b->prefill_max, "decode_range", b->decode_min, b->decode_max, "bus_gb_s",
+        b->bus_bytes_s / 1e9, "bus_share", b->bus_share, "bytes_per_token",
+        (json_int_t)b->bytes_per_token, "stages", stages_json(&b->decode_status),
         "prefill_stages", stages_json(&b->prefill_status));
     char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) : NULL;
     json_decref(root);
@@ -227,7 +228,8 @@ void coord_bench_print(const struct coord_bench *b, FILE *out)
 {
     double used = (double)b->bytes_per_token * b->decode;
     uint32_t together = b->params.n_sequences;
-    fprintf(out, "%s\n\n", b->decode_status.model);
+    fprintf(out, "%s, %s\n\n", b->decode_status.model,
+            b->decode_status.inexact ? "not exact" : "exact");
     fprintf(out, "%-22s %10s %10s %10s\n", "", "median", "least", "most");
     fprintf(out, "prefill %4u, tokens/s  %10.2f %10.2f %10.2f\n", b->params.n_prompt, b->prefill,
             b->prefill_min, b->prefill_max);

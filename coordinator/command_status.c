@@ -9,8 +9,9 @@
 
 static void print_status(const struct coord_status *s)
 {
-    printf("model %s, plan %llu, %s%s%s\n", s->model, (unsigned long long)s->epoch,
-           s->ready ? "ready" : "not ready", s->missing[0] ? ": " : "", s->missing);
+    printf("model %s, plan %llu, %s, %s%s%s\n", s->model, (unsigned long long)s->epoch,
+           s->inexact ? "not exact" : "exact", s->ready ? "ready" : "not ready",
+           s->missing[0] ? ": " : "", s->missing);
     printf("requests: %u active of %u, %u waiting, %llu in all, %llu failed\n", s->active,
            s->max_active, s->waiting, (unsigned long long)s->requests,
            (unsigned long long)s->requests_failed);

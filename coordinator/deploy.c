@@ -152,6 +152,7 @@ static enum proto_status send_load(struct coord_engine *e, uint32_t stage, char 
                                      .ctx = e->options.ctx,
                                      .max_seqs = e->options.parallel,
                                      .max_rows = e->options.batch,
+                                     .inexact = e->options.inexact,
                                      .next_endpoint = last ? "" : e->stages[stage + 1]->endpoint}};
     memcpy(msg.load.previous_key, stage ? e->stages[stage - 1]->key : e->keys.pair.public_key,
            PROTO_KEY_BYTES);

@@ -625,6 +625,7 @@ static void answer_status(void *arg)
     snprintf(out->model, sizeof out->model, "%s", e->model->name);
     out->epoch = e->epoch;
     out->ready = e->state == COORD_SERVING;
+    out->inexact = e->options.inexact;
     if (!out->ready)
         engine__describe_missing(e, out->missing, sizeof out->missing);
     describe_workers(e, out);

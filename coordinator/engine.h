@@ -38,6 +38,7 @@ struct coord_engine_options {
     uint64_t ctx_needed;       /* positions that are known to be needed; 0: unknown */
     uint32_t parallel;         /* sequences at once; 0: 4, at least the number of stages */
     uint32_t batch;            /* rows of a batch; 0: 512 */
+    bool inexact;              /* float products of many rows may be OpenBLAS's where it is faster */
     uint32_t deadline_ms;      /* silence after which a worker is lost; 0: 3000 */
     const char *cache_dir;     /* of the store; NULL: the default */
     bool respawn;              /* restart local workers that end */
@@ -140,7 +141,7 @@ struct coord_worker_status {
 struct coord_status {
     char model[128];
     uint64_t epoch;
-    bool ready;
+    bool ready, inexact;
     char missing[256]; /* what is missing when not ready, "" otherwise */
     uint32_t n_workers;
     struct coord_worker_status *workers; /* stages first, in order */

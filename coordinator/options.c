@@ -22,6 +22,7 @@ void coord_cli_default(struct coord_cli *cli)
     *cli = (struct coord_cli){
         .local_workers = 1,
         .kv = KERN_KV_F32,
+        .exact = true,
         .deadline_s = 3.0f,
         .sampling = TEXT_SAMPLING_DEFAULT,
         .log_level = PROTO_LOG_WARN,
@@ -61,6 +62,9 @@ static void add_cluster(struct table *t, struct coord_cli *cli)
          PROTO_MAX_BATCH_ROWS, NULL},
         {0, "kv", "TYPE", "how KV is kept: f32, f16, q8_0 or q4_0 (f32)", COORD_OPTION_KV, &cli->kv,
          0, 0, NULL},
+        {0, "exact", "on|off",
+         "the same bits whatever the batch (on); off: OpenBLAS where float weights gain",
+         COORD_OPTION_SWITCH, &cli->exact, 0, 0, NULL},
         {0, "isa", "NAME",
          "instruction set of local workers: portable, avx2, avx512, amx, neon, i8mm (the best)",
          COORD_OPTION_TEXT, &cli->isa, 0, 0, NULL},
@@ -339,6 +343,11 @@ static int store(const struct table *t, const struct coord_option *o, const char
         if (store_bias(t, o->target, shown, value) >= 0)
             return 2;
         break;
+    case COORD_OPTION_SWITCH:
+        if (strcmp(value, "on") != 0 && strcmp(value, "off") != 0)
+            return usage(t, "%s %.100s: expected on or off", shown, value);
+        *(bool *)o->target = value[1] == 'n';
+        break;
     case COORD_OPTION_KV:
         if (kern_kv_by_name(value) < 0)
             return usage(t, "%s %.100s: expected f32, f16, q8_0 or q4_0", shown, value);
@@ -502,6 +511,7 @@ enum proto_status coord_cli_engine(const struct coord_cli *cli,
         .isa = cli->isa,
         .layers = cli->layers,
         .kv = cli->kv,
+        .inexact = !cli->exact,
         .ctx = cli->ctx,
         .parallel = cli->parallel,
         .batch = cli->batch,

@@ -19,6 +19,7 @@ enum coord_option_kind {
     COORD_OPTION_I32,     /* int32_t within min..max */
     COORD_OPTION_U64,     /* uint64_t, any */
     COORD_OPTION_FLOAT,   /* float within min..max */
+    COORD_OPTION_SWITCH,  /* bool: "on" or "off" */
     COORD_OPTION_KV,      /* enum kern_kv, by its name */
     COORD_OPTION_STEPS,   /* struct text_sampling: the order of samplers */
     COORD_OPTION_BIAS,    /* struct coord_option_biases: ID=BIAS; may be given often */
@@ -67,6 +68,7 @@ struct coord_cli {
     bool local_workers_given;
     const char *isa, *layers, *worker_listen, *cluster_key, *cache_dir;
     enum kern_kv kv;
+    bool exact;
     float deadline_s;
     struct text_sampling sampling;
     struct coord_option_biases biases;

@@ -37,8 +37,18 @@ static inline uint32_t kern__to_bits(float value)
     return bits;
 }
 
-/* value with a significand of 11 bits, as many as a half has, ties to even; the exponent is kept, so
- * nothing overflows or becomes subnormal as it would in a half. */
+/* The value of an IEEE half, without branches as below. */
+static inline float kern__half(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = half & 0x7fff;
+    uint32_t infinite = -(uint32_t)(rest >= 0x7c00), nan = -(uint32_t)(rest > 0x7c00);
+    /* The exponents' biases differ by 112; the product is exact, also of subnormals. */
+    uint32_t finite = kern__to_bits(kern__from_bits(rest << 13) * 0x1p112f);
+    return kern__from_bits(sign | finite | (infinite & 0x7f800000) | (nan & 0x00400000));
+}
+
+/* value with a significand of 11 bits, as many as a half has, ties to even; the exponent is kept,
+ * so nothing overflows or becomes subnormal as it would in a half. */
 static inline float kern_round11(float value)
 {
     uint32_t bits = kern__to_bits(value);

@@ -85,13 +85,7 @@ static uint32_t to_bits(float value)
 
 float kern_f16_to_f32(uint16_t bits)
 {
-    uint32_t sign = (uint32_t)(bits & 0x8000) << 16, rest = bits & 0x7fff;
-    if (rest > 0x7c00)
-        return kern__from_bits(sign | 0x7fc00000 | rest << 13);
-    if (rest == 0x7c00)
-        return kern__from_bits(sign | 0x7f800000);
-    /* The exponents' biases differ by 112; the product is exact, also of subnormals. */
-    return kern__from_bits(sign | to_bits(kern__from_bits(rest << 13) * 0x1p112f));
+    return kern__half(bits);
 }
 
 uint16_t kern_f32_to_f16(float value)

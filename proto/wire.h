@@ -82,6 +82,7 @@ struct proto_load {
     uint32_t kv_type; /* enum kern_kv */
     uint64_t ctx;
     uint32_t max_seqs, max_rows;
+    bool inexact; /* see struct worker_exec_options; senders that do not know it mean exact */
     char *next_endpoint;                    /* "" for the last stage */
     uint8_t next_key[PROTO_KEY_BYTES];      /* public key of the next stage */
     uint8_t previous_key[PROTO_KEY_BYTES];  /* of the stage before, or of the coordinator */

@@ -175,6 +175,7 @@ static enum proto_status take_load(struct proto_load *out, const Wire__Load *loa
     out->ctx = load->ctx;
     out->max_seqs = load->max_seqs;
     out->max_rows = load->max_rows;
+    out->inexact = load->inexact;
     enum proto_status status = take_text(&out->next_endpoint, load->next_endpoint, error);
     if (status == PROTO_OK)
         status = take_key(out->next_key, &load->next_key, error);

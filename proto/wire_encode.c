@@ -104,6 +104,7 @@ static enum proto_status fill_load(Wire__Load *out, const struct proto_load *loa
     out->ctx = load->ctx;
     out->max_seqs = load->max_seqs;
     out->max_rows = load->max_rows;
+    out->inexact = load->inexact;
     out->next_endpoint = text(load->next_endpoint);
     out->next_key = key(load->next_key);
     out->previous_key = key(load->previous_key);

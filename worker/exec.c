@@ -213,6 +213,7 @@ enum proto_status worker_exec_create(struct worker_exec **out, const struct shar
     e->n_threads = kern_pool_threads(options->pool);
     e->kv = options->kv;
     e->max_rows = options->max_rows;
+    e->inexact = options->inexact;
     enum proto_status status = check_kernels(e, error);
     if (status == PROTO_OK)
         status = allocate(e, error);

@@ -27,6 +27,8 @@ struct worker_exec_options {
     struct kern_pool *pool;
     struct shard_kv *kv;
     uint32_t max_rows; /* of a batch */
+    bool inexact;      /* float products of many rows may be OpenBLAS's: a row's bits depend on its
+                          batch, but on neither threads nor cuts */
 };
 
 enum proto_status worker_exec_create(struct worker_exec **out, const struct shard_program *program,

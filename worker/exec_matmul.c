@@ -2,6 +2,8 @@
 /* Matrix products: how they are cut into chunks of panels. */
 #include "worker/exec_state.h"
 
+#include "kernels/blas.h"
+
 /* Weight bytes that a chunk of a product of one row streams, and that a chunk of a product of many
  * rows keeps in the cache; also the operand bytes of the rows that pass over it at a time. */
 #define STREAM_BYTES 65536u
@@ -18,6 +20,12 @@ size_t worker__record_bytes(const struct worker_exec *e, int16_t buffer, size_t 
     return b->kind == SHARD_BUFFER_ACT ? kern_act_bytes(b->act, k) : e->strides[buffer];
 }
 
+/* Rows from which on OpenBLAS multiplies by w; at least 2. */
+static size_t blas_rows(const struct worker_exec *e, const struct shard_weight *w)
+{
+    return e->inexact ? kern_blas_min_rows(e->table, w->type->type) : SIZE_MAX;
+}
+
 size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_weight *w,
                               size_t n_rows)
 {
@@ -30,7 +38,12 @@ size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_we
         size_t fair = n_panels(w) / (8 * threads);
         most = fair < most ? fair : most;
     }
-    return most ? most : 1;
+    most = most ? most : 1;
+    /* Whole products of OpenBLAS's, so that its sums do not depend on the chunks. An expert has
+     * more than one row only where the mean is more than one. */
+    if (n_rows > 1 && blas_rows(e, w) != SIZE_MAX)
+        most = (most + KERN_BLAS_PANELS - 1) / KERN_BLAS_PANELS * KERN_BLAS_PANELS;
+    return most;
 }
 
 void worker__multiply(const struct worker_exec *e, int32_t w, size_t mat, size_t first, size_t end,
@@ -40,6 +53,11 @@ void worker__multiply(const struct worker_exec *e, int32_t w, size_t mat, size_t
     const char *panels = (const char *)e->weights->data[w] +
                          mat * kern_packed_bytes(weight->type, weight->n_out, weight->k) +
                          first * kern_panel_bytes(weight->type, weight->k);
+    if (n_rows >= blas_rows(e, weight)) {
+        kern_blas_matmul(weight->type, y + first * KERN_PANEL, ldy, panels, end - first, x, x_bytes,
+                         n_rows, weight->k);
+        return;
+    }
     size_t block = CACHED_BYTES / x_bytes / 4 * 4;
     block = block < 4 ? 4 : block;
     if (e->table->takes_all_rows[weight->type->type])

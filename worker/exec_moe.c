@@ -3,7 +3,7 @@
  * The routed experts of a layer. The (row, choice) pairs of a batch are sorted by expert, so that
  * an expert's weights are read once for all its rows; each pair's result has a place of its own,
  * and a row's results are added in the order of its choices. So no row's bits depend on what else
- * is in the batch.
+ * is in the batch, where the executor is exact.
  */
 #include "worker/exec_state.h"
 

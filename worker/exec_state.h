@@ -57,6 +57,7 @@ struct worker_exec {
     unsigned n_threads;
     struct shard_kv *kv;
     uint32_t max_rows;
+    bool inexact;
     struct worker__step *steps;
     size_t n_steps, tail_step; /* steps from tail_step on are the tail's */
     char *memory;
@@ -99,11 +100,12 @@ uint64_t worker__row_cost(const struct shard_program *program, const struct shar
 void worker__glu(const struct worker_exec *e, enum shard_glu glu, float *gate, const float *up,
                  float scale, size_t n);
 
-/* Panels of a matrix that a chunk of work takes for n_rows rows. */
+/* Panels of a matrix that a chunk of work takes for n_rows rows; of experts that is the mean,
+ * rounded up. */
 size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_weight *w,
                               size_t n_rows);
 
-/* y[r] = W x[r] for panels [first, end) of matrix `mat` of weight w. */
+/* y[r] = W x[r] for panels [first, end), a chunk, of matrix `mat` of weight w. */
 void worker__multiply(const struct worker_exec *e, int32_t w, size_t mat, size_t first, size_t end,
                       float *y, size_t ldy, const char *x, size_t x_bytes, size_t n_rows);
 

@@ -86,7 +86,8 @@ static enum proto_status prepare_execution(struct worker_slice *slice,
     struct worker_exec_options exec = {.table = options->table,
                                        .pool = options->compute_pool,
                                        .kv = slice->kv,
-                                       .max_rows = load->max_rows};
+                                       .max_rows = load->max_rows,
+                                       .inexact = load->inexact};
     return worker_exec_create(&slice->exec, slice->program, &slice->weights, &exec, error);
 }
 
@@ -151,7 +152,8 @@ bool worker_slice_serves(const struct worker_slice *slice, const struct proto_lo
            have->embed == load->embed && have->head == load->head &&
            have->kv_type == load->kv_type && have->ctx == load->ctx &&
            have->max_seqs == load->max_seqs && have->max_rows == load->max_rows &&
-           slice->card_bytes == card_bytes && memcmp(slice->card, card, card_bytes) == 0;
+           have->inexact == load->inexact && slice->card_bytes == card_bytes &&
+           memcmp(slice->card, card, card_bytes) == 0;
 }
 
 void worker_slice_renew(struct worker_slice *slice, uint64_t epoch)

@@ -89,6 +89,7 @@ static enum proto_status read_status(struct coord_status *s, const json_t *json,
     copy_text(s->missing, sizeof s->missing, json, "missing");
     s->epoch = number(json, "epoch");
     s->ready = truth(json, "ready");
+    s->inexact = json_is_false(json_object_get(json, "exact"));
     s->active = (uint32_t)number(json, "active");
     s->waiting = (uint32_t)number(json, "waiting");
     s->max_active = (uint32_t)number(json, "max_active");

@@ -83,12 +83,12 @@ static json_t *status_json(const struct coord_status *s)
             return NULL;
         }
     }
-    return json_pack("{s:s, s:I, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "model",
-                     s->model, "epoch", (json_int_t)s->epoch, "ready", s->ready, "missing",
-                     s->missing, "active", (json_int_t)s->active, "waiting", (json_int_t)s->waiting,
-                     "max_active", (json_int_t)s->max_active, "requests", (json_int_t)s->requests,
-                     "requests_failed", (json_int_t)s->requests_failed, "prompt_tokens",
-                     (json_int_t)s->prompt_tokens, "generated_tokens",
+    return json_pack("{s:s, s:I, s:b, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "model",
+                     s->model, "epoch", (json_int_t)s->epoch, "ready", s->ready, "exact",
+                     !s->inexact, "missing", s->missing, "active", (json_int_t)s->active, "waiting",
+                     (json_int_t)s->waiting, "max_active", (json_int_t)s->max_active, "requests",
+                     (json_int_t)s->requests, "requests_failed", (json_int_t)s->requests_failed,
+                     "prompt_tokens", (json_int_t)s->prompt_tokens, "generated_tokens",
                      (json_int_t)s->generated_tokens, "workers", workers);
 }
 

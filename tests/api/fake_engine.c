@@ -367,6 +367,7 @@ enum proto_status coord_engine_status(struct coord_engine *e, struct coord_statu
     *out = (struct coord_status){.model = FAKE_MODEL,
                                  .epoch = 7,
                                  .ready = e->ready,
+                                 .inexact = true,
                                  .max_active = 4,
                                  .requests = e->submitted,
                                  .active = e->submitted - e->destroyed};

@@ -43,6 +43,7 @@ static void test_status(void)
     CU_ASSERT_EQUAL(api_client_status(client, &status, &error), PROTO_OK);
     CU_ASSERT_STRING_EQUAL(status.model, FAKE_MODEL);
     CU_ASSERT_TRUE(status.ready);
+    CU_ASSERT_TRUE(status.inexact);
     CU_ASSERT_EQUAL(status.epoch, 7);
     CU_ASSERT_EQUAL(status.n_workers, 2);
     CU_ASSERT_STRING_EQUAL(status.workers[1].name, "worker \"b\"");

@@ -105,6 +105,8 @@ static void test_bad(void)
         {"--threads -1", "--threads -1: expected"},
         {"--ctx 99999999999999999999", "--ctx 99999999999999999999: expected"},
         {"--kv q8", "--kv q8: expected f32, f16, q8_0 or q4_0"},
+        {"--exact no", "--exact no: expected on or off"},
+        {"--exact", "--exact needs a value: --exact on|off"},
         {"--temp nan", "--temp nan: expected a number from 0 to 100"},
         {"--temp -0.5", "--temp -0.5: expected"},
         {"--top-p 0", "--top-p 0: expected"},
@@ -153,6 +155,13 @@ static void test_engine(void)
     CU_ASSERT_EQUAL(options.batch, 7);
     CU_ASSERT_EQUAL(options.kv, KERN_KV_F32);
     CU_ASSERT_PTR_NULL(options.keys);
+    CU_ASSERT_FALSE(options.inexact);
+    parse("-m f --exact off");
+    CU_ASSERT_EQUAL(coord_cli_engine(&cli, &options, &keys, listen, &error), PROTO_OK);
+    CU_ASSERT_TRUE(options.inexact);
+    parse("-m f --exact off --exact=on");
+    CU_ASSERT_EQUAL(coord_cli_engine(&cli, &options, &keys, listen, &error), PROTO_OK);
+    CU_ASSERT_FALSE(options.inexact);
     parse("-m f --local-workers 0");
     CU_ASSERT_EQUAL(coord_cli_engine(&cli, &options, &keys, listen, &error), PROTO_INVALID);
     parse("-m f --workers 2 --cluster-key /nonexistent/key");

@@ -269,8 +269,11 @@ int main(int argc, char **argv)
             continue;
         if (!o.bench)
             check_type(&types[i], tables);
-        for (size_t t = 0; o.bench && t < n_tables; t++)
+        for (size_t t = 0; o.bench && t < n_tables; t++) {
             check_bench(tables[t], &types[i]);
+            if (types[i].block == 1)
+                check_bench_blas(tables[t], &types[i]);
+        }
     }
     if (!o.bench)
         printf("%u checks, %u failures\n", n_checks, n_failures);

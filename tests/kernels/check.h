@@ -43,4 +43,7 @@ void check_init_matmul_k_amx(struct kern_table *t);
 /* Prints speeds of a table's kernel for a type, in one thread. */
 void check_bench(const struct kern_table *table, const struct kern_type_info *info);
 
+/* The same for a float type and many rows, OpenBLAS beside it. */
+void check_bench_blas(const struct kern_table *table, const struct kern_type_info *info);
+
 #endif

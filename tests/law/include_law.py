@@ -31,6 +31,7 @@ LIBRARIES = {
     r"pcre2\.h": "coordinator/text/",
     r"histedit\.h": "coordinator/chat_input.c",
     r"jansson\.h": "coordinator/",
+    r"cblas\.h": "kernels/blas.c",
 }
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<([^>]+)>)', re.M)
@@ -54,9 +55,6 @@ def broken_rules(path):
 def main():
     files = [p for f in FOLDERS for p in sorted((ROOT / f).rglob("*.[ch]"))]
     broken = [line for path in files for line in broken_rules(path)]
-    cblas = [p for p in files if "cblas.h" in p.read_text()]
-    if len(cblas) > 1:
-        broken.append("cblas.h is included by more than one file: " + ", ".join(map(str, cblas)))
     print("\n".join(broken) if broken else f"{len(files)} files keep the include law")
     return 1 if broken or not files else 0
 

@@ -56,6 +56,7 @@ static struct proto_msg sample(enum proto_kind kind)
                                        .ctx = PROTO_MAX_CONTEXT,
                                        .max_seqs = 6,
                                        .max_rows = 512,
+                                       .inexact = true,
                                        .next_endpoint = (char *)"ipc://@x",
                                        .files = files,
                                        .n_files = 2};
@@ -130,6 +131,7 @@ static void check_load(const struct proto_load *a, const struct proto_load *b)
     CU_ASSERT_EQUAL(a->ctx, b->ctx);
     CU_ASSERT_EQUAL(a->max_seqs, b->max_seqs);
     CU_ASSERT_EQUAL(a->max_rows, b->max_rows);
+    CU_ASSERT_EQUAL(a->inexact, b->inexact);
     CU_ASSERT_STRING_EQUAL(a->next_endpoint, b->next_endpoint);
     CU_ASSERT_EQUAL(memcmp(a->next_key, b->next_key, PROTO_KEY_BYTES), 0);
     CU_ASSERT_EQUAL(memcmp(a->previous_key, b->previous_key, PROTO_KEY_BYTES), 0);
@@ -323,6 +325,24 @@ static void test_null_strings_are_empty(void)
     CU_ASSERT_STRING_EQUAL(back.hello.isa, "");
     proto_msg_finish(&back);
     free(bytes);
+}
+
+/* A coordinator that does not know the field means an exact cluster. */
+static void test_loads_are_exact_unless_told(void)
+{
+    struct proto_msg msg = sample(PROTO_MSG_LOAD), back;
+    uint8_t *told, *untold;
+    size_t told_len, len;
+    struct proto_error error;
+    CU_ASSERT_EQUAL(proto_msg_encode(&msg, &told, &told_len, &error), PROTO_OK);
+    msg.load.inexact = false;
+    CU_ASSERT_EQUAL(proto_msg_encode(&msg, &untold, &len, &error), PROTO_OK);
+    CU_ASSERT(len < told_len);
+    CU_ASSERT_EQUAL_FATAL(proto_msg_decode(untold, len, &back, &error), PROTO_OK);
+    CU_ASSERT_FALSE(back.load.inexact);
+    proto_msg_finish(&back);
+    free(told);
+    free(untold);
 }
 
 static void test_every_truncation_is_survived(void)
@@ -560,6 +580,7 @@ int main(void)
     CU_pSuite suite = CU_add_suite("wire", NULL, NULL);
     CU_ADD_TEST(suite, test_every_kind_round_trips);
     CU_ADD_TEST(suite, test_null_strings_are_empty);
+    CU_ADD_TEST(suite, test_loads_are_exact_unless_told);
     CU_ADD_TEST(suite, test_every_truncation_is_survived);
     CU_ADD_TEST(suite, test_flipped_bytes_are_survived);
     CU_ADD_TEST(suite, test_frames_that_are_no_message);

@@ -78,8 +78,11 @@ static void start_stage(struct rig *rig, struct rig_stage *stage, uint32_t first
     struct shard_kv_options kv = {.type = o->kv, .max_seqs = o->max_seqs, .ctx = o->ctx};
     require(shard_kv_create(&stage->kv, stage->program, &kv, &error), &error);
     enum kern_isa isa = o->isa ? (enum kern_isa)(o->isa - 1) : kern_isa_best();
-    struct worker_exec_options exec = {
-        .table = kern_table_get(isa), .pool = rig->pool, .kv = stage->kv, .max_rows = o->max_rows};
+    struct worker_exec_options exec = {.table = kern_table_get(isa),
+                                       .pool = rig->pool,
+                                       .kv = stage->kv,
+                                       .max_rows = o->max_rows,
+                                       .inexact = o->inexact};
     require(worker_exec_create(&stage->exec, stage->program, &stage->weights, &exec, &error),
             &error);
 }

@@ -17,6 +17,7 @@ struct rig_options {
     uint32_t max_seqs; /* default 4 */
     uint64_t ctx;      /* default: no limit */
     enum kern_kv kv;
+    bool inexact;
     int isa; /* 1 + enum kern_isa; 0: the best */
 };
 

@@ -4,9 +4,11 @@
  * cut into slices, the neighbours and the instruction set.
  */
 #include <CUnit/Basic.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/blas.h"
 #include "shard/gguf_writer.h"
 #include "tests/worker/exec_rig.h"
 
@@ -100,6 +102,68 @@ static void test_same_bits(void)
         struct rig rig;
         rig_open(&rig, rig_make(models[i].preset, models[i].type, 3, false, NULL));
         check_model(&rig, KERN_KV_F32);
+        rig_close(&rig);
+    }
+}
+
+/* Root of the sum of squares of got - want (got NULL: 0). */
+static double distance(const struct rig *rig, const float *got, const float *want)
+{
+    double sum = 0;
+    for (size_t i = 0; i < N_TOKENS * (size_t)rig->model->n_vocab; i++) {
+        double d = (double)want[i] - (got ? (double)got[i] : 0);
+        sum += d * d;
+    }
+    return sqrt(sum);
+}
+
+/* Not exact, but the same bits for all threads and cuts of a batch of all tokens; near the exact
+ * logits, and those themselves where OpenBLAS serves no product. */
+static void check_inexact(struct rig *rig, enum kern_isa isa, bool serves)
+{
+    struct rig_options how = {.isa = 1 + (int)isa};
+    uint32_t n_layers = rig->model->n_layers;
+    float *exact = feed(rig, &how, N_TOKENS);
+    how.inexact = true;
+    float *want = feed(rig, &how, N_TOKENS);
+    double off = distance(rig, want, exact), size = distance(rig, NULL, exact);
+    CU_ASSERT_EQUAL(off > 0, serves);
+    CU_ASSERT(off <= 1e-4 * size);
+    for (how.threads = 1; how.threads <= 3; how.threads++)
+        check_same(rig, &how, N_TOKENS, want, "inexact");
+    for (uint32_t il = 1; il < n_layers; il++) {
+        uint32_t ends[2] = {il, n_layers};
+        check_same(rig,
+                   &(struct rig_options){.isa = how.isa,
+                                         .inexact = true,
+                                         .ends = ends,
+                                         .n_stages = 2,
+                                         .threads = 1 + il % 3},
+                   N_TOKENS, want, "inexact in two stages");
+    }
+    free(exact);
+    free(want);
+}
+
+static void test_inexact(void)
+{
+    static const struct {
+        const char *preset, *type;
+        bool floats;
+    } some[] = {{"llama3-tiny", "F32", true},
+                {"mixtral-tiny", "F16", true},
+                {"llama4-scout-tiny", "BF16", true},
+                {"deepseek2-tiny", "F32", true},
+                {"llama-k", "Q8_0", false}};
+    for (size_t i = 0; i < sizeof some / sizeof some[0]; i++) {
+        struct rig rig;
+        rig_open(&rig, rig_make(some[i].preset, some[i].type, 3, false, NULL));
+        for (int isa = KERN_ISA_PORTABLE; isa <= KERN_ISA_AMX; isa++) {
+            const struct kern_table *table = kern_table_get((enum kern_isa)isa);
+            if (table)
+                check_inexact(&rig, table->isa,
+                              some[i].floats && kern_blas_min_rows(table, KERN_F32) <= N_TOKENS);
+        }
         rig_close(&rig);
     }
 }
@@ -503,6 +567,7 @@ static void add_tests(CU_pSuite suite)
     CU_add_test(suite, "same bits for any batch, threads, cut and set", test_same_bits);
     CU_add_test(suite, "same bits beside other sequences", test_neighbours);
     CU_add_test(suite, "same bits with a quantised cache", test_quantised_kv);
+    CU_add_test(suite, "same bits for any threads and cut, not exact", test_inexact);
     CU_add_test(suite, "same bits over a chunk's end", test_chunk_boundary);
     CU_add_test(suite, "going back", test_rewind);
     CU_add_test(suite, "wanted rows", test_wanted_rows);
