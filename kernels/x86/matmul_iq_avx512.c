@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Products of the IQ types with AVX-512. A register is 8 rows of 8 weights, as a grid is 8 bytes,
- * multiplied by 8 activations in every lane of 64 bits; a panel has two of them, its halves. Words
- * of pairs are multiplied by their scale and added up (vpdpwssd), so that a row's sum grows in the
- * two lanes of 32 bits of its place.
+ * Products of the IQ types with AVX-512. One row of activations by IQ2 and IQ3 is in
+ * kernels/x86/iq_row_avx512.h; in all else a register is 8 rows of 8 weights, as a grid is 8 bytes,
+ * multiplied by 8 activations in every lane of 64 bits, and a panel has two of them, its halves.
+ * Words of pairs are multiplied by their scale and added up (vpdpwssd), so that a row's sum grows
+ * in the two lanes of 32 bits of its place.
  *
- * maddubs multiplies unsigned by signed bytes and adds pairs into 16 bits, saturating. With one row
- * of activations the grid is the unsigned side and the activations take the signs: a pair is at
- * most 2 * 62 * 127 < 2^15. With many, weights get their signs once and the activations become
- * unsigned, 128 more than they are, at most 2 * 62 * 255 < 2^15; what this adds to a sum is the
- * weights' product with a row of 128, which all rows of activations share.
+ * maddubs multiplies unsigned by signed bytes and adds pairs into 16 bits, saturating. One row of
+ * activations meets IQ1 with 9 added, unsigned: a pair is at most 2 * 18 * 127 < 2^15. With many,
+ * weights get their signs once and the activations become unsigned, 128 more than they are, at most
+ * 2 * 62 * 255 < 2^15; what this adds to a sum is the weights' product with a row of 128, which all
+ * rows of activations share.
  */
 #include "kernels/x86/iq_row_avx512.h"
 
@@ -89,38 +90,36 @@ KERN__INLINE __m512i iq1_unsigned(__m512i grids, __mmask64 down)
     return _mm512_mask_add_epi8(grids, _knot_mask64(down), grids, _mm512_set1_epi8(2));
 }
 
-/* s += (2S + 1) * (w . q) over 16 values; q, sum: their activations and what these sum to. */
-KERN__INLINE void one_row_sub(enum kern_type type, __m512i s[HALVES],
-                              const struct kern__iq_panel *panel, size_t sub, const char *q,
-                              int16_t sum)
+/* s += (2S + 1) * (w . q) over 16 values of IQ1; q, sum: their activations and what these sum
+ * to. */
+KERN__INLINE void iq1_sub(enum kern_type type, __m512i s[HALVES],
+                          const struct kern__iq_panel *panel, size_t sub, const char *q,
+                          int16_t sum)
 {
+    const __m512i offset = _mm512_set1_epi64((uint16_t)(-9 * sum));
 #pragma GCC unroll 4
     for (size_t h = 0; h < HALVES; h++) {
         __m512i scale = load_scale(panel->scale[sub] + 8 * h);
 #pragma GCC unroll 2
         for (size_t g = 2 * sub; g < 2 * sub + 2; g++) {
-            __m512i w = load_grids(type, panel, g, h), x = broadcast8(q + 8 * (g % 2));
-            __mmask64 signs = load_signs(panel->sign[g] + 8 * h);
-            if (kern__iq_is_iq1(type))
-                w = iq1_unsigned(w, signs);
-            else
-                x = _mm512_mask_sub_epi8(x, signs, _mm512_setzero_si512(), x);
-            s[h] = _mm512_dpwssd_epi32(s[h], _mm512_maddubs_epi16(w, x), scale);
+            __mmask64 down = load_signs(panel->sign[g] + 8 * h);
+            __m512i w = iq1_unsigned(load_grids(type, panel, g, h), down);
+            __m512i pairs = _mm512_maddubs_epi16(w, broadcast8(q + 8 * (g % 2)));
+            s[h] = _mm512_dpwssd_epi32(s[h], pairs, scale);
         }
-        if (kern__iq_is_iq1(type))
-            s[h] = _mm512_dpwssd_epi32(s[h], _mm512_set1_epi64((uint16_t)(-9 * sum)), scale);
+        s[h] = _mm512_dpwssd_epi32(s[h], offset, scale);
     }
 }
 
-/* The integer sums of IQ1. */
-KERN__INLINE __m512i iq1_row(enum kern_type type, const uint8_t *packed, const char *x,
-                             const int16_t *sums)
+/* As block_row, for IQ1, whose codebook is too large for registers. */
+KERN__INLINE __m512i iq1_block_row(enum kern_type type, const uint8_t *packed, const char *x,
+                                   const int16_t *sums)
 {
     struct kern__iq_panel panel;
     __m512i s[HALVES] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
     kern__iq_take_apart(type, &panel, packed);
     for (size_t sub = 0; sub < 16; sub++)
-        one_row_sub(type, s, &panel, sub, x + 16 * sub, sums[sub]);
+        iq1_sub(type, s, &panel, sub, x + 16 * sub, sums[sub]);
     return join(s[0], s[1]);
 }
 
@@ -132,7 +131,7 @@ KERN__INLINE void one_row(enum kern_type type, size_t packed_bytes, float *y, co
     __m512 acc = _mm512_setzero_ps();
     for (size_t b = 0; b < k / 256; b++, packed += packed_bytes) {
         kern__prefetch((const char *)packed, packed_bytes, 2);
-        __m512i s = kern__iq_is_iq1(type) ? iq1_row(type, packed, x + 256 * b, sums + 16 * b)
+        __m512i s = kern__iq_is_iq1(type) ? iq1_block_row(type, packed, x + 256 * b, sums + 16 * b)
                                           : block_row(type, packed, x + 256 * b, sums + 16 * b);
         acc = accumulate(acc, load_d(type, packed), kern_act_scales(x, k)[b], s);
     }
@@ -224,6 +223,12 @@ KERN__INLINE void many_rows(enum kern_type type, size_t packed_bytes, float *y, 
     }
 }
 
+/* How many rows are faster one by one than by weights made ready for many (measured on Zen 5). */
+KERN__INLINE size_t few_rows(enum kern_type type)
+{
+    return kern__iq_is_xxs(type) ? 3 : type == KERN_IQ2_XS || type == KERN_IQ3_S ? 2 : 1;
+}
+
 #define MATMUL(name, type, block_bytes)                                                            \
     static void matmul_##name(float *y, size_t ldy, const void *w, size_t n_panels, const void *x, \
                               size_t x_bytes, size_t n_rows, size_t k)                             \
@@ -232,8 +237,10 @@ KERN__INLINE void many_rows(enum kern_type type, size_t packed_bytes, float *y, 
         const uint8_t *panel = w;                                                                  \
         for (size_t p = 0; p < n_panels; p++, panel += k / 256 * packed_bytes) {                   \
             float *to = y + KERN_PANEL * p;                                                        \
-            if (n_rows == 1)                                                                       \
-                one_row(type, packed_bytes, to, panel, x, k);                                      \
+            if (n_rows <= few_rows(type))                                                          \
+                for (size_t r = 0; r < n_rows; r++)                                                \
+                    one_row(type, packed_bytes, to + r * ldy, panel,                               \
+                            (const char *)x + r * x_bytes, k);                                     \
             else                                                                                   \
                 many_rows(type, packed_bytes, to, ldy, panel, x, x_bytes, n_rows, k);              \
         }                                                                                          \
