@@ -18,23 +18,21 @@
 
 #define KERN__INLINE static inline __attribute__((always_inline))
 
-/* Asks for the block that lies `blocks` further on, in the next panel maybe. One row waits for
- * memory alone; the processor's own prefetching loses its way in blocks that are not read in
- * order. */
+/* Asks for the block that lies `blocks` further on, in the next panel maybe. */
 KERN__INLINE void kern__prefetch(const char *w, size_t block_bytes, size_t blocks)
 {
     for (size_t i = 0; i < block_bytes; i += 64)
         _mm_prefetch(w + block_bytes * blocks + i, _MM_HINT_T0);
 }
 
-/* Asks for one of `parts` parts of the panel after this one: while many rows are multiplied by a
- * panel, memory has nothing else to do. */
-KERN__INLINE void kern__prefetch_part(const char *panel, size_t panel_bytes, size_t part,
-                                      size_t parts)
+/* Asks for weights that n rows will want after the block at w. One row waits for memory alone, and
+ * the processor's own prefetching loses its way in blocks that are not read in order: what lies 4
+ * KiB further on. Many rows go over a panel several times, while memory has nothing to do: the same
+ * block of the next panel. */
+KERN__INLINE void kern__prefetch_for(int n, const char *w, size_t block_bytes, size_t panel_blocks)
 {
-    const char *next = panel + panel_bytes;
-    for (size_t i = panel_bytes * part / parts; i < panel_bytes * (part + 1) / parts; i += 64)
-        _mm_prefetch(next + i, _MM_HINT_T1);
+    const size_t a_little = (4608 + block_bytes - 1) / block_bytes;
+    kern__prefetch(w, block_bytes, n == 1 ? a_little : panel_blocks);
 }
 
 /* Four activations, or two sums, as one lane. */
@@ -50,16 +48,13 @@ KERN__INLINE int32_t kern__load_lane(const void *from)
     static void matmul_##name(float *y, size_t ldy, const void *w, size_t n_panels, const void *x, \
                               size_t x_bytes, size_t n_rows, size_t k)                             \
     {                                                                                              \
-        const size_t panel_bytes = k / (block) * (packed_bytes), groups = n_rows / (g1);           \
         const char *panel = w;                                                                     \
-        for (size_t p = 0; p < n_panels; p++, panel += panel_bytes) {                              \
+        for (size_t p = 0; p < n_panels; p++, panel += k / (block) * (packed_bytes)) {             \
             float *to = y + KERN_PANEL * p;                                                        \
             const char *from = x;                                                                  \
-            size_t left = n_rows % (g1);                                                           \
-            for (size_t g = 0; g < groups; g++, to += (g1)*ldy, from += (g1)*x_bytes) {            \
-                kern__prefetch_part(panel, panel_bytes, g, groups);                                \
+            size_t left = n_rows;                                                                  \
+            for (; left >= (g1); left -= (g1), to += (g1)*ldy, from += (g1)*x_bytes)               \
                 name##_rows(to, ldy, panel, from, x_bytes, k, g1);                                 \
-            }                                                                                      \
             for (; left >= (g2); left -= (g2), to += (g2)*ldy, from += (g2)*x_bytes)               \
                 name##_rows(to, ldy, panel, from, x_bytes, k, g2);                                 \
             for (; left; left--, to += ldy, from += x_bytes)                                       \

@@ -42,6 +42,7 @@ KERN__INLINE void q8_0_rows(float *y, size_t ldy, const char *w, const char *x, 
     __m256 acc[MAX_ROWS][HALVES];
     clear(acc, n);
     for (size_t b = 0; b < k / 32; b++, w += KERN__Q8_0_BYTES) {
+        kern__prefetch_for(n, w, KERN__Q8_0_BYTES, k / 32);
         __m256i s[MAX_ROWS][HALVES];
         q8_0_products(s, w + KERN__Q8_0_QS, x + 32 * b, x_bytes, n);
         accumulate(acc, w, dx + 4 * b, x_bytes, s, n);
@@ -86,6 +87,7 @@ KERN__INLINE void q4_0_rows(float *y, size_t ldy, const char *w, const char *x, 
     __m256 acc[MAX_ROWS][HALVES];
     clear(acc, n);
     for (size_t b = 0; b < k / 32; b++, w += KERN__Q4_0_BYTES) {
+        kern__prefetch_for(n, w, KERN__Q4_0_BYTES, k / 32);
         __m256i s[MAX_ROWS][HALVES];
         q4_0_products(s, w + KERN__Q4_0_QS, x + 32 * b, sums + 4 * b, x_bytes, n);
         accumulate(acc, w, dx + 4 * b, x_bytes, s, n);
@@ -131,8 +133,7 @@ KERN__INLINE void q4_k_rows(float *y, size_t ldy, const char *w, const char *x, 
     __m256 acc[MAX_ROWS][HALVES];
     clear(acc, n);
     for (size_t b = 0; b < k / 256; b++, w += KERN__Q4_K_BYTES) {
-        if (n == 1)
-            kern__prefetch(w, KERN__Q4_K_BYTES, 2);
+        kern__prefetch_for(n, w, KERN__Q4_K_BYTES, k / 256);
         __m256i s[MAX_ROWS][HALVES], m[MAX_ROWS][HALVES];
         q4_k_products(s, w, x + 256 * b, x_bytes, n);
         accumulate(acc, w, dx + 4 * b, x_bytes, s, n);
@@ -188,8 +189,7 @@ KERN__INLINE void q6_k_rows(float *y, size_t ldy, const char *w, const char *x, 
     __m256 acc[MAX_ROWS][HALVES];
     clear(acc, n);
     for (size_t b = 0; b < k / 256; b++, w += KERN__Q6_K_BYTES) {
-        if (n == 1)
-            kern__prefetch(w, KERN__Q6_K_BYTES, 2);
+        kern__prefetch_for(n, w, KERN__Q6_K_BYTES, k / 256);
         __m256i s[MAX_ROWS][HALVES];
         offsets_of_16(s, w + KERN__Q6_K_SCALES, sums + 32 * b, x_bytes, n, 32);
         for (size_t half = 0; half < 2; half++) {

@@ -16,6 +16,7 @@ KERN__INLINE void q8_0_rows(float *y, size_t ldy, const char *w, const char *x, 
     for (int r = 0; r < n; r++)
         acc[r] = _mm512_setzero_ps();
     for (size_t b = 0; b < k / 32; b++, w += KERN__Q8_0_BYTES) {
+        kern__prefetch_for(n, w, KERN__Q8_0_BYTES, k / 32);
         __m512i s[MAX_ROWS];
         for (int r = 0; r < n; r++)
             s[r] = _mm512_dpwssd_epi32(_mm512_setzero_si512(), offset,
@@ -42,6 +43,7 @@ KERN__INLINE void q4_0_rows(float *y, size_t ldy, const char *w, const char *x, 
     for (int r = 0; r < n; r++)
         acc[r] = _mm512_setzero_ps();
     for (size_t b = 0; b < k / 32; b++, w += KERN__Q4_0_BYTES) {
+        kern__prefetch_for(n, w, KERN__Q4_0_BYTES, k / 32);
         __m512i s[MAX_ROWS];
         for (int r = 0; r < n; r++)
             s[r] = _mm512_dpwssd_epi32(_mm512_setzero_si512(), offset,
@@ -102,8 +104,7 @@ KERN__INLINE void q4_k_rows(float *y, size_t ldy, const char *w, const char *x, 
     for (int r = 0; r < n; r++)
         acc[r] = _mm512_setzero_ps();
     for (size_t b = 0; b < k / 256; b++, w += KERN__Q4_K_BYTES) {
-        if (n == 1)
-            kern__prefetch(w, KERN__Q4_K_BYTES, 2);
+        kern__prefetch_for(n, w, KERN__Q4_K_BYTES, k / 256);
         __m512i s[MAX_ROWS], m[MAX_ROWS];
         q4_k_products(s, w, x + 256 * b, x_bytes, n);
         minima_of_32(m, w + KERN__Q4_K_MINS, sums + 32 * b, x_bytes, n);
@@ -163,8 +164,7 @@ KERN__INLINE void q6_k_rows(float *y, size_t ldy, const char *w, const char *x, 
     for (int r = 0; r < n; r++)
         acc[r] = _mm512_setzero_ps();
     for (size_t b = 0; b < k / 256; b++, w += KERN__Q6_K_BYTES) {
-        if (n == 1)
-            kern__prefetch(w, KERN__Q6_K_BYTES, 2);
+        kern__prefetch_for(n, w, KERN__Q6_K_BYTES, k / 256);
         __m512i s[MAX_ROWS];
         offsets_of_16(s, w + KERN__Q6_K_SCALES, sums + 32 * b, x_bytes, n, 32);
         for (size_t half = 0; half < 2; half++) {

@@ -85,8 +85,7 @@ KERN__INLINE void q2_k_rows(float *y, size_t ldy, const char *w, const char *x, 
     __m256 acc[MAX_ROWS][HALVES];
     clear(acc, n);
     for (size_t b = 0; b < k / 256; b++, w += KERN__Q2_K_BYTES) {
-        if (n == 1)
-            kern__prefetch(w, KERN__Q2_K_BYTES, 3);
+        kern__prefetch_for(n, w, KERN__Q2_K_BYTES, k / 256);
         __m256i s[MAX_ROWS][HALVES], m[MAX_ROWS][HALVES];
         q2_k_products(s, w, x + 256 * b, x_bytes, n);
         accumulate(acc, w, dx + 4 * b, x_bytes, s, n);
@@ -138,8 +137,7 @@ KERN__INLINE void q3_k_rows(float *y, size_t ldy, const char *w, const char *x, 
     __m256 acc[MAX_ROWS][HALVES];
     clear(acc, n);
     for (size_t b = 0; b < k / 256; b++, w += KERN__Q3_K_BYTES) {
-        if (n == 1)
-            kern__prefetch(w, KERN__Q3_K_BYTES, 2);
+        kern__prefetch_for(n, w, KERN__Q3_K_BYTES, k / 256);
         __m256i s[MAX_ROWS][HALVES];
         char scales[256];
         q3_k_scales(scales, w + KERN__Q3_K_SCALES);
@@ -176,8 +174,7 @@ KERN__INLINE void q5_k_rows(float *y, size_t ldy, const char *w, const char *x, 
     __m256 acc[MAX_ROWS][HALVES];
     clear(acc, n);
     for (size_t b = 0; b < k / 256; b++, w += KERN__Q5_K_BYTES) {
-        if (n == 1)
-            kern__prefetch(w, KERN__Q5_K_BYTES, 2);
+        kern__prefetch_for(n, w, KERN__Q5_K_BYTES, k / 256);
         __m256i s[MAX_ROWS][HALVES], m[MAX_ROWS][HALVES];
         q5_k_products(s, w, x + 256 * b, x_bytes, n);
         accumulate(acc, w, dx + 4 * b, x_bytes, s, n);
@@ -217,8 +214,7 @@ KERN__INLINE void iq4_xs_rows(float *y, size_t ldy, const char *w, const char *x
     __m256 acc[MAX_ROWS][HALVES];
     clear(acc, n);
     for (size_t b = 0; b < k / 256; b++, w += KERN__IQ4_XS_BYTES) {
-        if (n == 1)
-            kern__prefetch(w, KERN__IQ4_XS_BYTES, 2);
+        kern__prefetch_for(n, w, KERN__IQ4_XS_BYTES, k / 256);
         __m256i s[MAX_ROWS][HALVES];
         clear_sums(s, n);
         for (size_t sub = 0; sub < 8; sub++)

@@ -68,8 +68,7 @@ KERN__INLINE void q2_k_rows(float *y, size_t ldy, const char *w, const char *x, 
     for (int r = 0; r < n; r++)
         acc[r] = _mm512_setzero_ps();
     for (size_t b = 0; b < k / 256; b++, w += KERN__Q2_K_BYTES) {
-        if (n == 1)
-            kern__prefetch(w, KERN__Q2_K_BYTES, 3);
+        kern__prefetch_for(n, w, KERN__Q2_K_BYTES, k / 256);
         __m512i s[MAX_ROWS], m[MAX_ROWS];
         q2_k_products(s, w, x + 256 * b, x_bytes, n);
         q2_k_minima(m, w + KERN__Q2_K_SCALES, sums + 32 * b, x_bytes, n);
@@ -105,8 +104,7 @@ KERN__INLINE void q3_k_rows(float *y, size_t ldy, const char *w, const char *x, 
     for (int r = 0; r < n; r++)
         acc[r] = _mm512_setzero_ps();
     for (size_t b = 0; b < k / 256; b++, w += KERN__Q3_K_BYTES) {
-        if (n == 1)
-            kern__prefetch(w, KERN__Q3_K_BYTES, 2);
+        kern__prefetch_for(n, w, KERN__Q3_K_BYTES, k / 256);
         __m512i s[MAX_ROWS];
         char scales[256];
         q3_k_scales(scales, w + KERN__Q3_K_SCALES);
@@ -160,8 +158,7 @@ KERN__INLINE void q5_k_rows(float *y, size_t ldy, const char *w, const char *x, 
     for (int r = 0; r < n; r++)
         acc[r] = _mm512_setzero_ps();
     for (size_t b = 0; b < k / 256; b++, w += KERN__Q5_K_BYTES) {
-        if (n == 1)
-            kern__prefetch(w, KERN__Q5_K_BYTES, 2);
+        kern__prefetch_for(n, w, KERN__Q5_K_BYTES, k / 256);
         __m512i s[MAX_ROWS], m[MAX_ROWS];
         q5_k_products(s, w, x + 256 * b, x_bytes, n);
         minima_of_32(m, w + KERN__Q5_K_MINS, sums + 32 * b, x_bytes, n);
@@ -210,14 +207,12 @@ KERN__INLINE void iq4_xs_rows(float *y, size_t ldy, const char *w, const char *x
                               size_t k, int n)
 {
     const char *dx = x + k, *sums = dx + k / 256 * 4;
-    const __m512i book =
-        _mm512_xor_si512(load_codebook(kern__iq4_values), _mm512_set1_epi8(-128));
+    const __m512i book = _mm512_xor_si512(load_codebook(kern__iq4_values), _mm512_set1_epi8(-128));
     __m512 acc[MAX_ROWS];
     for (int r = 0; r < n; r++)
         acc[r] = _mm512_setzero_ps();
     for (size_t b = 0; b < k / 256; b++, w += KERN__IQ4_XS_BYTES) {
-        if (n == 1)
-            kern__prefetch(w, KERN__IQ4_XS_BYTES, 2);
+        kern__prefetch_for(n, w, KERN__IQ4_XS_BYTES, k / 256);
         __m512i s[MAX_ROWS];
         iq4_xs_products(s, w, book, x + 256 * b, sums + 32 * b, x_bytes, n);
         __m512 d = load_halves(w);

@@ -124,6 +124,7 @@ KERN__INLINE void small_rows(enum kern_type type, size_t w_bytes, size_t qs, siz
     __m256 acc[MAX_ROWS][HALVES];
     clear(acc, n);
     for (size_t b = 0; b < k / 32; b++, w += w_bytes) {
+        kern__prefetch_for(n, w, w_bytes, k / 32);
         __m256i s[MAX_ROWS][HALVES];
         spread_sums(s, -offset_of(type), sums + 4 * b, x_bytes, n);
         for (int h = 0; h < HALVES; h++)

@@ -75,6 +75,7 @@ KERN__INLINE void small_rows(enum kern_type type, size_t w_bytes, size_t qs, siz
     for (int r = 0; r < n; r++)
         acc[r] = _mm512_setzero_ps();
     for (size_t b = 0; b < k / 32; b++, w += w_bytes) {
+        kern__prefetch_for(n, w, w_bytes, k / 32);
         __m512i s[MAX_ROWS], high = qh ? load(w + qh) : _mm512_setzero_si512();
         small_products(type, s, w + qs, high, book, x + 32 * b, sums + 4 * b, x_bytes, n);
         __m512 d = type == KERN_MXFP4 ? load_exponents(w) : load_halves(w);
