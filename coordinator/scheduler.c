@@ -170,21 +170,21 @@ static void add_generating(struct coord_engine *e, struct draft *draft)
     }
 }
 
-/* Rows of prompts that a batch takes. A pipeline of S stages computes m chunks in the time of
- * m + S - 1, so there must be several for each stage; but every chunk reads all weights, so they
- * must not be short either. */
+/* Rows of prompts that a batch takes beside those of generating sequences. A pipeline of S stages
+ * computes m chunks in the time of m + S - 1, so there must be several for each stage; but every
+ * chunk reads all weights, so they must not be short either. */
 static size_t prompt_room(const struct coord_engine *e, const struct draft *draft)
 {
-    size_t rows = 0, most = draft->max_rows, stages = e->plan->n_stages;
+    size_t rows = 0, room = draft->max_rows - draft->batch->n_rows, stages = e->plan->n_stages;
     for (const struct coord_seq *seq = e->active; seq; seq = seq->next)
         rows += seq->finished || generating(seq) ? 0 : seq->n_prompt;
     if (stages > 1) {
         size_t chunk = rows / (CHUNKS_A_STAGE * stages) + 1;
         chunk = (chunk + CHUNK_STEP - 1) / CHUNK_STEP * CHUNK_STEP;
         chunk = chunk < MIN_CHUNK ? MIN_CHUNK : chunk;
-        most = chunk < most ? chunk : most;
+        room = chunk < room ? chunk : room;
     }
-    return most > draft->batch->n_rows ? most - draft->batch->n_rows : 0;
+    return room;
 }
 
 static void add_prompts(struct coord_engine *e, struct draft *draft)
