@@ -6,6 +6,8 @@
 #include <string.h>
 
 #define FIRST_BYTES 65536u
+/* An endless file, /dev/zero say, is refused before it takes all memory. */
+#define MAX_BYTES ((size_t)1 << 30)
 
 enum proto_status coord_read_stream(FILE *file, const char *name, char **bytes, size_t *len,
                                     struct proto_error *error)
@@ -15,6 +17,13 @@ enum proto_status coord_read_stream(FILE *file, const char *name, char **bytes, 
     do {
         /* A byte is kept for the NUL. */
         if (used + 1 >= cap) {
+            if (cap >= MAX_BYTES) {
+                free(text);
+                return proto_fail(error, PROTO_LIMIT,
+                                  "%s: longer than %zu bytes, the most that "
+                                  "is read as text",
+                                  name, MAX_BYTES);
+            }
             cap = cap ? cap * 2 : FIRST_BYTES;
             char *grown = realloc(text, cap);
             if (!grown) {

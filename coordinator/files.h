@@ -8,7 +8,8 @@
 
 #include "proto/status.h"
 
-/* All of an open file; *bytes is malloc'ed, with a NUL after the last byte. `name` is for errors. */
+/* All of an open file; *bytes is malloc'ed, with a NUL after the last byte. `name` is for errors.
+ * PROTO_LIMIT: it is longer than 1 GiB. */
 enum proto_status coord_read_stream(FILE *file, const char *name, char **bytes, size_t *len,
                                     struct proto_error *error);
 

@@ -76,6 +76,9 @@ enum MHD_Result api__reply_fault(struct api__request *r, const struct api__fault
 /* Queues and releases a response made elsewhere (NULL: MHD_NO). */
 enum MHD_Result api__reply(struct api__request *r, unsigned status, struct MHD_Response *response);
 
+/* The methods that a route takes, as an Allow header lists them. */
+const char *api__allowed(const struct api__route *route);
+
 /* True when the client closed its side or the server stops: what runs for it should end. */
 bool api__gone(const struct api_server *server, struct MHD_Connection *connection);
 

@@ -116,6 +116,8 @@ enum MHD_Result api__reply_fault(struct api__request *r, const struct api__fault
         MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, "1");
     if (fault->status == MHD_HTTP_UNAUTHORIZED)
         MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
+    if (fault->status == MHD_HTTP_METHOD_NOT_ALLOWED)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, api__allowed(r->route));
     return api__reply(r, fault->status, response);
 }
 

@@ -83,6 +83,11 @@ static bool check_key(const struct api__request *r, struct api__fault *fault)
     return true;
 }
 
+const char *api__allowed(const struct api__route *route)
+{
+    return route->method == POST ? "POST" : "GET, HEAD";
+}
+
 static bool check_method(const struct api__request *r, const char *method, struct api__fault *fault)
 {
     bool fits = r->route->method == POST ? strcmp(method, MHD_HTTP_METHOD_POST) == 0
@@ -91,7 +96,7 @@ static bool check_method(const struct api__request *r, const char *method, struc
     if (!fits)
         return api__fault_set(fault, 405, NULL, "method_not_allowed",
                               "%s does not take %.16s, expected %s", r->route->path, method,
-                              r->route->method == POST ? "POST" : "GET");
+                              api__allowed(r->route));
     return true;
 }
 

@@ -188,6 +188,7 @@ static void test_paths(void)
     struct answer answer = call(url, "GET", "/v1/nothing", "", NULL);
     check_error(&answer, 404, NULL, "unknown_path");
     answer = call(url, "GET", "/v1/completions", "", NULL);
+    CU_ASSERT_PTR_NOT_NULL(strstr(answer.head, "Allow: POST\r\n"));
     check_error(&answer, 405, NULL, "method_not_allowed");
     answer = call(url, "POST", "/v1/models", "", "{}");
     check_error(&answer, 405, NULL, "method_not_allowed");
