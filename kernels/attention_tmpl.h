@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Attention over one KV head, part of kernels/rows_tmpl.h.
+ * Attention over one KV head, part of kernels/rows_tmpl.h. Scores of several rows at once are in
+ * attention_tile_tmpl.h.
  *
  * Keys and values lie in pages, so positions are taken in runs that are contiguous in memory. A
  * run is small enough to stay in the first cache: the query heads that share the KV head are taken
@@ -17,27 +18,31 @@
 
 struct run {
     const char *rows;
-    const char *ahead; /* rows of the run after this one, for prefetching */
+    const char *ahead; /* rows of the run after this one, for prefetching; NULL: nothing */
     size_t n, row_bytes;
 };
 
-/* The row of position a->first + index. */
+/* The row of a position. */
 static const char *row_at(const struct kern_attention *a, const void *const *pages,
-                          size_t row_bytes, size_t index)
+                          size_t row_bytes, size_t position)
 {
-    size_t position = a->first + index;
     return (const char *)pages[position / a->page_rows] + position % a->page_rows * row_bytes;
 }
 
-/* The contiguous rows from position a->first + index on. */
-static struct run run_at(const struct kern_attention *a, const void *const *pages, size_t row_bytes,
-                         size_t index)
+/* The last position that a row of the call sees. */
+static size_t last_of(const struct kern_attention *a)
 {
-    size_t left = a->last + 1 - a->first - index;
-    size_t in_page = a->page_rows - (a->first + index) % a->page_rows;
+    return a->spans[a->n_rows - 1].last;
+}
+
+/* The contiguous rows from a position on. */
+static struct run run_at(const struct kern_attention *a, const void *const *pages, size_t row_bytes,
+                         size_t position)
+{
+    size_t left = last_of(a) + 1 - position, in_page = a->page_rows - position % a->page_rows;
     size_t n = left < in_page ? left : in_page;
-    const char *rows = row_at(a, pages, row_bytes, index);
-    const char *ahead = n < left ? row_at(a, pages, row_bytes, index + n) : rows;
+    const char *rows = row_at(a, pages, row_bytes, position);
+    const char *ahead = n < left ? row_at(a, pages, row_bytes, position + n) : rows;
     return (struct run){rows, ahead, n, row_bytes};
 }
 
@@ -138,20 +143,23 @@ SPECIALISED void score_head(float *scores, const float *q, struct run run, size_
     }
 }
 
+/* Scores of one row. */
 SPECIALISED void score(const struct kern_attention *a, float *scores, size_t stride, const float *q,
                        size_t n_q, enum kern_kv kv)
 {
-    size_t count = a->last - a->first + 1, dim = a->dim_k;
-    for (size_t index = 0; index < count;) {
-        struct run run = run_at(a, a->k_pages, kern_kv_bytes(kv, dim), index);
-        size_t h = 0;
+    size_t first = a->spans[0].first, last = a->spans[0].last, dim = a->dim_k;
+    for (size_t position = first; position <= last;) {
+        struct run run = run_at(a, a->k_pages, kern_kv_bytes(kv, dim), position);
+        size_t h = 0, at = position - first;
         for (; h + 4 <= n_q; h += 4)
-            score_heads4(scores + h * stride + index, stride, q + h * dim, run, dim, a->scale, kv);
+            score_heads4(scores + h * stride + at, stride, q + h * dim, run, dim, a->scale, kv);
         for (; h < n_q; h++)
-            score_head(scores + h * stride + index, q + h * dim, run, dim, a->scale, kv);
-        index += run.n;
+            score_head(scores + h * stride + at, q + h * dim, run, dim, a->scale, kv);
+        position += run.n;
     }
 }
+
+#include "kernels/attention_tile_tmpl.h"
 
 /* scores become exp(score - max); returns 1 / their sum. sink: a score without a value, or NULL. */
 static float softmax(float *scores, size_t count, const float *sink)
@@ -177,23 +185,24 @@ static float softmax(float *scores, size_t count, const float *sink)
 /* out[h][0..16*vecs) += sum over the run of p[h][j] * row j from dimension i on. heads * vecs is at
  * most VALUE_SUMS. */
 SPECIALISED void value_block(float *out, size_t dim, size_t i, const float *p, size_t stride,
-                             struct run run, enum kern_kv kv, size_t heads, size_t vecs)
+                             struct run run, enum kern_kv kv, size_t heads, size_t vecs, bool ahead)
 {
     size_t row_bytes = run.row_bytes, from = span_bytes(kv, i);
     struct vec acc[VALUE_SUMS];
     out += i;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (size_t a = 0; a < heads * vecs; a++)
         acc[a] = vec_load(out + a / vecs * dim + a % vecs * LANES);
     for (size_t j = 0; j < run.n; j++) {
         const char *row = run.rows + j * row_bytes;
-        prefetch(run.ahead + j * row_bytes + from, span_bytes(kv, vecs * LANES));
-#pragma GCC unroll 8
+        if (ahead)
+            prefetch(run.ahead + j * row_bytes + from, span_bytes(kv, vecs * LANES));
+#pragma GCC unroll 16
         for (size_t a = 0; a < heads * vecs; a++)
             acc[a] = vec_fma(vec_set1(p[a / vecs * stride + j]),
                              load_kv(row, i + a % vecs * LANES, kv), acc[a]);
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (size_t a = 0; a < heads * vecs; a++)
         vec_store(out + a / vecs * dim + a % vecs * LANES, acc[a]);
 }
@@ -209,49 +218,90 @@ SPECIALISED void value_rest(float *out, size_t dim, const float *p, struct run r
     vec_store_n(out + whole, acc, rest);
 }
 
+/* Blocks of `vecs` vectors from dimension i on, as many as there are whole ones; where they end. */
+SPECIALISED size_t value_blocks(float *out, size_t dim, size_t i, const float *p, size_t stride,
+                                struct run run, enum kern_kv kv, size_t heads, size_t vecs)
+{
+    if (heads * vecs > VALUE_SUMS)
+        return i;
+    for (; i + vecs * LANES <= dim; i += vecs * LANES) {
+        if (run.ahead)
+            value_block(out, dim, i, p, stride, run, kv, heads, vecs, true);
+        else
+            value_block(out, dim, i, p, stride, run, kv, heads, vecs, false);
+    }
+    return i;
+}
+
 /* All dimensions of `heads` heads (4 or 1), for one run. */
 SPECIALISED void value_heads(float *out, size_t dim, const float *p, size_t stride, struct run run,
                              enum kern_kv kv, size_t heads)
 {
-    const size_t step = VALUE_SUMS / heads * LANES;
-    size_t whole = dim - dim % LANES, i = 0;
-    for (; i + step <= dim; i += step)
-        value_block(out, dim, i, p, stride, run, kv, heads, VALUE_SUMS / heads);
-    for (; i < whole; i += LANES)
-        value_block(out, dim, i, p, stride, run, kv, heads, 1);
-    for (size_t h = 0; whole < dim && h < heads; h++)
+    size_t i = value_blocks(out, dim, 0, p, stride, run, kv, heads, 4);
+    i = value_blocks(out, dim, i, p, stride, run, kv, heads, 2);
+    i = value_blocks(out, dim, i, p, stride, run, kv, heads, 1);
+    for (size_t h = 0; i < dim && h < heads; h++)
         value_rest(out + h * dim, dim, p + h * stride, run, kv);
+}
+
+/* What one row adds up over the part of a run, from `position` on, that it sees. */
+SPECIALISED void value_row(const struct kern_attention *a, size_t r, float *out, const float *p,
+                           size_t stride, size_t n_q, struct run run, size_t position,
+                           enum kern_kv kv)
+{
+    const struct kern_span *span = &a->spans[r];
+    size_t dim = a->dim_v, end = position + run.n, h = 0;
+    size_t from = position > span->first ? position : span->first;
+    end = end < span->last + 1 ? end : span->last + 1;
+    if (from >= end)
+        return;
+    run.n = end - from;
+    run.rows += (from - position) * run.row_bytes;
+    /* The first row has brought what the others read. */
+    run.ahead = r == 0 ? run.ahead : NULL;
+    p += from - a->spans[0].first;
+    for (; h + 4 <= n_q; h += 4)
+        value_heads(out + h * dim, dim, p + h * stride, stride, run, kv, 4);
+    for (; h < n_q; h++)
+        value_heads(out + h * dim, dim, p + h * stride, stride, run, kv, 1);
 }
 
 SPECIALISED void value(const struct kern_attention *a, float *out, const float *p, size_t stride,
                        size_t n_q, enum kern_kv kv)
 {
-    size_t count = a->last - a->first + 1, dim = a->dim_v;
-    size_t row_bytes = kern_kv_bytes(kv, a->v_row ? a->v_row : dim);
-    memset(out, 0, n_q * dim * sizeof(float));
-    for (size_t index = 0; index < count;) {
-        struct run run = run_at(a, a->v_pages, row_bytes, index);
-        size_t h = 0;
-        for (; h + 4 <= n_q; h += 4)
-            value_heads(out + h * dim, dim, p + h * stride + index, stride, run, kv, 4);
-        for (; h < n_q; h++)
-            value_heads(out + h * dim, dim, p + h * stride + index, stride, run, kv, 1);
-        index += run.n;
+    size_t row_bytes = kern_kv_bytes(kv, a->v_row ? a->v_row : a->dim_v), last = last_of(a);
+    for (size_t r = 0; r < a->n_rows; r++)
+        memset(out + r * a->out_ld, 0, n_q * a->dim_v * sizeof(float));
+    for (size_t position = a->spans[0].first; position <= last;) {
+        struct run run = run_at(a, a->v_pages, row_bytes, position);
+        for (size_t r = 0; r < a->n_rows; r++)
+            value_row(a, r, out + r * a->out_ld, p + r * n_q * stride, stride, n_q, run, position,
+                      kv);
+        position += run.n;
     }
 }
 
 SPECIALISED void attention_heads(const struct kern_attention *a, size_t h, size_t n_q,
                                  enum kern_kv kv)
 {
-    size_t count = a->last - a->first + 1, stride = (count + LANES - 1) / LANES * LANES;
-    float *out = a->out + h * a->dim_v, *scores = a->scores + h * stride;
-    float inverse[HEADS];
-    score(a, scores, stride, a->q + h * a->dim_k, n_q, kv);
-    for (size_t i = 0; i < n_q; i++)
-        inverse[i] = softmax(scores + i * stride, count, a->sinks ? a->sinks + h + i : NULL);
-    value(a, out, scores, stride, n_q, kv);
-    for (size_t i = 0; i < n_q; i++)
-        scale(out + i * a->dim_v, out + i * a->dim_v, inverse[i], a->dim_v);
+    size_t first = a->spans[0].first, stride = (last_of(a) - first + LANES) / LANES * LANES;
+    const float *q = a->q + h * a->dim_k;
+    float *out = a->out + h * a->dim_v, inverse[KERN_ATTENTION_ROWS * HEADS];
+    if (a->n_rows == 1)
+        score(a, a->scores, stride, q, n_q, kv);
+    else
+        score_rows(a, a->scores, stride, q, n_q, kv);
+    for (size_t i = 0; i < a->n_rows * n_q; i++) {
+        const struct kern_span *span = &a->spans[i / n_q];
+        inverse[i] =
+            softmax(a->scores + i * stride + (span->first - first), span->last - span->first + 1,
+                    a->sinks ? a->sinks + h + i % n_q : NULL);
+    }
+    value(a, out, a->scores, stride, n_q, kv);
+    for (size_t i = 0; i < a->n_rows * n_q; i++) {
+        float *head = out + i / n_q * a->out_ld + i % n_q * a->dim_v;
+        scale(head, head, inverse[i], a->dim_v);
+    }
 }
 
 static void attention(const struct kern_attention *a)

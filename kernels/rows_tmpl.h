@@ -20,6 +20,11 @@
  *   vec_tree(v)                      kern_tree16
  *   vec_tree4(sums, a, b, c, d)      kern_tree16 of four
  *   vec_max_lanes(v)                 the largest lane; any order
+ *   vec_transpose4(quads, v)         prepares 4 of 16 vectors v for
+ *   vec_store_quads(to, quads)       to[16 * i + j] = lane i of v[j], 16 vectors
+ *
+ * and VALUE_SUMS and TILE_HEADS, how many sums of attention's values and query heads fit its
+ * registers.
  */
 #include <string.h>
 

@@ -138,15 +138,23 @@ const char *kern_kv_name(enum kern_kv kv);
 /* The type of a name, or -1. */
 int kern_kv_by_name(const char *name);
 
+/* Positions first..last, counted from the first row of the first page. */
+struct kern_span {
+    size_t first, last;
+};
+
+/* Query rows that one call of attention takes at most. */
+#define KERN_ATTENTION_ROWS 16u
+
 /*
- * Attention of one query row over one KV head.
+ * Attention of some query rows of one sequence over one KV head.
  *
- * q: n_q query heads of dim_k floats (the heads that share this KV head, adjacent); out: n_q heads
- * of dim_v floats. Keys of positions first..last are read from pages: position j is row
- * j % page_rows of pages[j / page_rows] (k_pages and v_pages point at this KV head's rows:
- * page_rows x dim values of kv's type; a V row may be the start of a longer one of v_row values,
- * such as a K row). scores: scratch of n_q * ((last - first + 1) rounded up
- * to 16) floats, 64-byte aligned.
+ * q: of each row n_q query heads of dim_k floats (the heads that share this KV head, adjacent), rows
+ * q_ld floats apart; out: n_q heads of dim_v floats, rows out_ld apart. Row r sees the keys of
+ * positions spans[r]; from row to row neither first nor last ever falls. Keys are read from pages:
+ * position j is row j % page_rows of pages[j / page_rows] (k_pages and v_pages point at this KV
+ * head's rows: page_rows x dim values of kv's type; a V row may be the start of a longer one of
+ * v_row values, such as a K row). scores: 64-byte aligned scratch of kern_attention_scratch floats.
  *
  * Order, one query head: score_j = dot16(q, k_j) * scale, dot16 being 16 lane accumulators
  * (fma, i = l mod 16) and kern_tree16; m = max; p_j = kern_expf(score_j - m); sum: 16 lane
@@ -159,16 +167,27 @@ int kern_kv_by_name(const char *name);
 struct kern_attention {
     float *out;
     const float *q;
+    size_t out_ld, q_ld;
+    const struct kern_span *spans;
+    size_t n_rows; /* 1 to KERN_ATTENTION_ROWS */
     const void *const *k_pages;
     const void *const *v_pages;
     float *scores;
     size_t n_q, dim_k, dim_v, page_rows;
-    size_t first, last;
     float scale;
     enum kern_kv kv;
     const float *sinks; /* n_q floats, or NULL: none */
     size_t v_row;       /* values of a V row in a page; 0: dim_v */
 };
+
+/* Floats of scratch for n_rows rows that see `count` positions together: a score for each row, head
+ * and position, and a tile of 16 keys. */
+static inline size_t kern_attention_scratch(size_t n_rows, size_t n_q, size_t dim_k, size_t count)
+{
+    size_t tile = n_rows > 1 ? (dim_k + 15) / 16 * 256 : 0;
+    return n_rows * n_q * ((count + 15) / 16 * 16) + tile;
+}
+
 typedef void kern_attention_fn(const struct kern_attention *a);
 
 /* Stores n floats (a multiple of kv's block) as kv values; the inverse of what attention reads. */

@@ -197,10 +197,13 @@ size_t shard_buffer_stride(const struct shard_buffer *buffer);
  * and what EXPERTS takes besides. */
 uint64_t shard_program_buffer_bytes(const struct shard_program *program, uint32_t max_rows);
 
-/* Query heads of one KV head that a task of an ATTENTION operation takes. */
+/* Query heads of one KV head that a task of an ATTENTION operation takes, and the rows of a sequence
+ * (at least 1) where these see `span` positions: many share what they read from memory, but their
+ * scores must be kept. */
 uint32_t shard_attention_heads(const struct shard_op *op);
-/* Memory that a thread takes at most for the ATTENTION operations of sequences of ctx positions: a
- * score for each position and head of a task, and the pages' addresses. */
+uint32_t shard_attention_rows(const struct shard_op *op, uint64_t span);
+/* Memory that a thread takes at most for the ATTENTION operations of sequences of ctx positions:
+ * kern_attention_scratch, and the pages' addresses. */
 uint64_t shard_attention_scratch_bytes(const struct shard_program *program, uint64_t ctx);
 
 /* Scratch of an EXPERTS operation for max_rows rows: entries are (row, choice) pairs sorted by

@@ -4,6 +4,10 @@
 
 /* With MLA all heads share one: there must be tasks for every thread even so. */
 #define HEADS_A_TASK 16u
+/* Query heads of all rows: enough to make turning keys into tiles cheap. */
+#define QUERIES_A_TASK 64u
+/* Of several rows: 1 MiB, which stays in the second cache. */
+#define SCORES_A_TASK ((uint64_t)1 << 18)
 
 static uint64_t round_up(uint64_t n, uint64_t to)
 {
@@ -84,6 +88,26 @@ uint32_t shard_attention_heads(const struct shard_op *op)
     return n < HEADS_A_TASK ? n : HEADS_A_TASK;
 }
 
+uint32_t shard_attention_rows(const struct shard_op *op, uint64_t span)
+{
+    uint64_t heads = shard_attention_heads(op), rows = QUERIES_A_TASK / heads;
+    uint64_t fit = SCORES_A_TASK / (heads * (span ? span : 1));
+    rows = rows < KERN_ATTENTION_ROWS ? rows : KERN_ATTENTION_ROWS;
+    rows = rows < fit ? rows : fit;
+    return rows > 1 ? (uint32_t)rows : 1;
+}
+
+/* The most floats that a task takes where its rows see up to `span` positions each. */
+static uint64_t score_floats(const struct shard_op *op, uint64_t span)
+{
+    uint64_t heads = shard_attention_heads(op), most = KERN_ATTENTION_ROWS * heads * span;
+    most = most < SCORES_A_TASK ? most : SCORES_A_TASK;
+    most = most > heads * span ? most : heads * span;
+    /* A row sees one position more than the row before, and counts are rounded up. */
+    return most +
+           kern_attention_scratch(KERN_ATTENTION_ROWS, heads, op->dim_k, 2 * KERN_ATTENTION_ROWS);
+}
+
 uint64_t shard_attention_scratch_bytes(const struct shard_program *program, uint64_t ctx)
 {
     uint64_t most = 0;
@@ -93,7 +117,7 @@ uint64_t shard_attention_scratch_bytes(const struct shard_program *program, uint
             continue;
         bool windowed = op->mask != SHARD_MASK_CAUSAL && op->window < ctx;
         uint64_t span = windowed ? op->window : ctx;
-        uint64_t bytes = shard_attention_heads(op) * round_up(span * sizeof(float), 64) +
+        uint64_t bytes = score_floats(op, span) * sizeof(float) +
                          (span / SHARD_KV_PAGE_ROWS + 2) * 2 * sizeof(void *);
         most = bytes > most ? bytes : most;
     }

@@ -175,9 +175,10 @@ static enum proto_status allocate(struct worker_exec *e, struct proto_error *err
     e->rows = calloc(e->max_rows, sizeof *e->rows);
     e->wanted = calloc(e->max_rows, sizeof *e->wanted);
     e->starts = calloc((size_t)e->max_rows + 1, sizeof *e->starts);
+    e->groups = calloc(e->max_rows, sizeof *e->groups);
     e->seq_seen = calloc(shard_kv_max_seqs(e->kv), sizeof *e->seq_seen);
     if (!e->steps || !e->buffers || !e->strides || no_freqs || !e->scratch || !e->rows ||
-        !e->wanted || !e->starts || !e->seq_seen)
+        !e->wanted || !e->starts || !e->groups || !e->seq_seen)
         return proto_fail_nomem(error, e->max_rows * sizeof *e->rows, "the executor");
     enum proto_status status = worker__entries_init(&e->entries, p, e->max_rows, error);
     return status == PROTO_OK ? place_buffers(e, error) : status;
@@ -247,6 +248,7 @@ void worker_exec_destroy(struct worker_exec *exec)
     free(exec->rows);
     free(exec->wanted);
     free(exec->starts);
+    free(exec->groups);
     free(exec->seq_seen);
     free(exec);
 }

@@ -32,6 +32,11 @@ struct worker__row {
     uint32_t range;
 };
 
+/* Rows of one sequence that attention takes together. */
+struct worker__group {
+    uint32_t first, n;
+};
+
 /* Scratch of one thread in attention. */
 struct worker__scratch {
     float *scores;
@@ -70,7 +75,8 @@ struct worker_exec {
     struct worker__row *rows;              /* of the batch */
     uint32_t *wanted;                      /* rows whose results are wanted, ascending */
     size_t n_ranges;
-    uint32_t *starts; /* first row of each range, and the batch's rows */
+    uint32_t *starts;             /* first row of each range, and the batch's rows */
+    struct worker__group *groups; /* of the attention being computed */
     uint8_t *seq_seen;
     const int32_t *ids;
     const uint32_t *tail_rows; /* rows of the batch that the tail works on now */

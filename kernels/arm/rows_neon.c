@@ -11,6 +11,7 @@ struct vec {
 
 /* Of 32 registers, 16 hold the sums of attention's value loop. */
 #define VALUE_SUMS 4u
+#define TILE_HEADS 1u
 
 /* All bits of the lanes below n in register i of a vector. */
 static inline uint32x4_t first_mask(size_t n, int i)
@@ -223,6 +224,22 @@ static inline float vec_max_lanes(struct vec v)
     float32x2_t d = vget_low_f32(max(c, vextq_f32(c, c, 2)));
     float x = vget_lane_f32(d, 0), y = vget_lane_f32(d, 1);
     return x > y ? x : y;
+}
+
+static inline void vec_transpose4(struct vec quads[4], const struct vec v[4])
+{
+    for (size_t j = 0; j < 4; j++)
+        quads[j] = v[j];
+}
+
+static inline void vec_store_quads(float *to, const struct vec quads[16])
+{
+    float row[16];
+    for (size_t j = 0; j < 16; j++) {
+        vec_store(row, quads[j]);
+        for (size_t i = 0; i < 16; i++)
+            to[16 * i + j] = row[i];
+    }
 }
 
 #include "kernels/rows_tmpl.h"

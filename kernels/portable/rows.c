@@ -9,6 +9,7 @@ struct vec {
 
 /* Sums that the value loop of attention keeps in registers. */
 #define VALUE_SUMS 4u
+#define TILE_HEADS 1u
 
 static inline struct vec vec_set1(float s)
 {
@@ -176,6 +177,22 @@ static inline float vec_max_lanes(struct vec v)
     for (int i = 1; i < 16; i++)
         most = v.lane[i] > most ? v.lane[i] : most;
     return most;
+}
+
+static inline void vec_transpose4(struct vec quads[4], const struct vec v[4])
+{
+    for (size_t j = 0; j < 4; j++)
+        quads[j] = v[j];
+}
+
+static inline void vec_store_quads(float *to, const struct vec quads[16])
+{
+    float row[16];
+    for (size_t j = 0; j < 16; j++) {
+        vec_store(row, quads[j]);
+        for (size_t i = 0; i < 16; i++)
+            to[16 * i + j] = row[i];
+    }
 }
 
 #include "kernels/rows_tmpl.h"

@@ -10,6 +10,7 @@ struct vec {
 };
 
 #define VALUE_SUMS 4u
+#define TILE_HEADS 1u
 
 /* All bits of the lanes below n in one half of a vector whose first lane is `from`. */
 static inline __m256i first_mask(size_t n, int from)
@@ -216,6 +217,22 @@ static inline float vec_max_lanes(struct vec v)
     __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
     c = _mm_max_ps(c, _mm_movehl_ps(c, c));
     return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
+}
+
+static inline void vec_transpose4(struct vec quads[4], const struct vec v[4])
+{
+    for (size_t j = 0; j < 4; j++)
+        quads[j] = v[j];
+}
+
+static inline void vec_store_quads(float *to, const struct vec quads[16])
+{
+    float row[16];
+    for (size_t j = 0; j < 16; j++) {
+        vec_store(row, quads[j]);
+        for (size_t i = 0; i < 16; i++)
+            to[16 * i + j] = row[i];
+    }
 }
 
 #include "kernels/rows_tmpl.h"

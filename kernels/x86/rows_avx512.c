@@ -9,7 +9,8 @@ struct vec {
     __m512 v;
 };
 
-#define VALUE_SUMS 8u
+#define VALUE_SUMS 16u
+#define TILE_HEADS 4u
 
 static inline __mmask16 first_mask(size_t n)
 {
@@ -181,6 +182,33 @@ static inline void vec_tree4(float sums[4], struct vec a, struct vec b, struct v
 static inline float vec_max_lanes(struct vec v)
 {
     return _mm512_reduce_max_ps(v.v);
+}
+
+/* quads[i]: of each four lanes number i of the four vectors. */
+static inline void vec_transpose4(struct vec quads[4], const struct vec v[4])
+{
+    __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(v[0].v, v[1].v));
+    __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(v[2].v, v[3].v));
+    quads[0].v = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+    quads[1].v = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+    ab = _mm512_castps_pd(_mm512_unpackhi_ps(v[0].v, v[1].v));
+    cd = _mm512_castps_pd(_mm512_unpackhi_ps(v[2].v, v[3].v));
+    quads[2].v = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+    quads[3].v = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+}
+
+static inline void vec_store_quads(float *to, const struct vec quads[16])
+{
+    for (size_t i = 0; i < 4; i++) {
+        __m512 x = _mm512_shuffle_f32x4(quads[i].v, quads[4 + i].v, 0x88);
+        __m512 y = _mm512_shuffle_f32x4(quads[8 + i].v, quads[12 + i].v, 0x88);
+        __m512 z = _mm512_shuffle_f32x4(quads[i].v, quads[4 + i].v, 0xdd);
+        __m512 w = _mm512_shuffle_f32x4(quads[8 + i].v, quads[12 + i].v, 0xdd);
+        _mm512_storeu_ps(to + 16 * i, _mm512_shuffle_f32x4(x, y, 0x88));
+        _mm512_storeu_ps(to + 16 * (i + 4), _mm512_shuffle_f32x4(z, w, 0x88));
+        _mm512_storeu_ps(to + 16 * (i + 8), _mm512_shuffle_f32x4(x, y, 0xdd));
+        _mm512_storeu_ps(to + 16 * (i + 12), _mm512_shuffle_f32x4(z, w, 0xdd));
+    }
 }
 
 #include "kernels/rows_tmpl.h"

@@ -8,7 +8,9 @@
 #include "rows_check.h"
 
 struct shape {
-    size_t n_q, dim_k, dim_v, page_rows, first, last;
+    size_t n_q, dim_k, dim_v, page_rows, first, last; /* of all rows */
+    size_t n_rows;                                    /* 0: 1 */
+    size_t window; /* positions that a row sees; 0: all from the first */
     enum kern_kv kv;
     enum check_input input;
     int has_sinks;
@@ -57,14 +59,28 @@ static float dot16(const float *a, const float *b, size_t n)
     return kern_tree16(lanes);
 }
 
-/* One query head. */
-static void reference(float *out, const struct shape *s, const float *q, const float *k,
-                      const float *v, float scale, const float *sink)
+static size_t rows_of(const struct shape *s)
 {
-    size_t count = s->last - s->first + 1;
+    return s->n_rows ? s->n_rows : 1;
+}
+
+/* Each row sees one position more than the row before, the last all up to the last. */
+static struct kern_span span_of(const struct shape *s, size_t row)
+{
+    size_t last = s->last + 1 + row - rows_of(s), first = s->first;
+    if (s->window && last + 1 > s->window + first)
+        first = last + 1 - s->window;
+    return (struct kern_span){first, last};
+}
+
+/* One query head of a row that sees `span`. */
+static void reference(float *out, const struct shape *s, struct kern_span span, const float *q,
+                      const float *k, const float *v, float scale, const float *sink)
+{
+    size_t count = span.last - span.first + 1;
     float *p = malloc(count * sizeof(float)), most = -INFINITY, lanes[16] = {0};
     for (size_t j = 0; j < count; j++) {
-        p[j] = dot16(q, k + (s->first + j) * s->dim_k, s->dim_k) * scale;
+        p[j] = dot16(q, k + (span.first + j) * s->dim_k, s->dim_k) * scale;
         most = p[j] > most ? p[j] : most;
     }
     most = sink && *sink > most ? *sink : most;
@@ -76,19 +92,20 @@ static void reference(float *out, const struct shape *s, const float *q, const f
     for (size_t i = 0; i < s->dim_v; i++) {
         float acc = 0;
         for (size_t j = 0; j < count; j++)
-            acc = fmaf(p[j], v[(s->first + j) * s->dim_v + i], acc);
+            acc = fmaf(p[j], v[(span.first + j) * s->dim_v + i], acc);
         out[i] = acc * inverse;
     }
     free(p);
 }
 
 /* How far one head's output is from softmax attention in double, against the largest value. */
-static double distance(const float *out, const struct shape *s, const float *q, const float *k,
-                       const float *v, float scale, const float *sink)
+static double distance(const float *out, const struct shape *s, struct kern_span span,
+                       const float *q, const float *k, const float *v, float scale,
+                       const float *sink)
 {
     double *sums = calloc(s->dim_v, sizeof(double)), total = sink ? exp((double)*sink) : 0;
     double worst = 0;
-    for (size_t j = s->first; j <= s->last; j++) {
+    for (size_t j = span.first; j <= span.last; j++) {
         double dot = 0;
         for (size_t i = 0; i < s->dim_k; i++)
             dot += (double)q[i] * (double)k[j * s->dim_k + i];
@@ -103,27 +120,46 @@ static double distance(const float *out, const struct shape *s, const float *q, 
     return worst / 4.0;
 }
 
+/* What the rows should get; rows lie out_ld and q_ld apart. */
+static void expect(float *expected, size_t out_ld, const struct shape *s, const float *q,
+                   size_t q_ld, const float *k, const float *v, float scale, const float *sinks)
+{
+    for (size_t i = 0; i < rows_of(s) * s->n_q; i++) {
+        size_t row = i / s->n_q, h = i % s->n_q;
+        struct kern_span span = span_of(s, row);
+        float *head = expected + row * out_ld + h * s->dim_v;
+        const float *from = q + row * q_ld + h * s->dim_k, *sink = s->has_sinks ? sinks + h : NULL;
+        reference(head, s, span, from, k, v, scale, sink);
+        if (s->input == INPUT_ORDINARY)
+            CU_ASSERT_TRUE(distance(head, s, span, from, k, v, scale, sink) < 1e-5);
+    }
+}
+
 static void check(const struct shape *s)
 {
     struct pages k = make_pages(s, s->dim_k), v = make_pages(s, s->dim_v);
-    size_t room = (s->last - s->first + 16) / 16 * 16, n = s->n_q * s->dim_v;
-    float *q = check_row(s->n_q * s->dim_k, s->input), *out = check_row(n, INPUT_ORDINARY);
-    float *scores = check_row(s->n_q * room, INPUT_NOT_FINITE), *expected = check_row(n, s->input);
+    size_t n_rows = rows_of(s), first = span_of(s, 0).first;
+    size_t out_ld = s->n_q * s->dim_v + 3, q_ld = s->n_q * s->dim_k + 5, n = n_rows * out_ld;
+    size_t room = kern_attention_scratch(n_rows, s->n_q, s->dim_k, s->last - first + 1);
+    float *q = check_row(n_rows * q_ld, s->input), *out = check_row(n, INPUT_ORDINARY);
+    float *scores = check_row(room, INPUT_NOT_FINITE), *expected = calloc(n, sizeof(float));
     float scale = 1.0f / sqrtf((float)s->dim_k), *sinks = check_row(s->n_q, s->input);
-    for (size_t h = 0; h < s->n_q; h++) {
-        float *head = expected + h * s->dim_v;
-        const float *from = q + h * s->dim_k, *sink = s->has_sinks ? sinks + h : NULL;
-        reference(head, s, from, k.values, v.values, scale, sink);
-        if (s->input == INPUT_ORDINARY)
-            CU_ASSERT_TRUE(distance(head, s, from, k.values, v.values, scale, sink) < 1e-5);
-    }
+    struct kern_span spans[KERN_ATTENTION_ROWS];
+    for (size_t row = 0; row < n_rows; row++)
+        spans[row] = span_of(s, row);
+    expect(expected, out_ld, s, q, q_ld, k.values, v.values, scale, sinks);
     for (enum kern_isa isa = KERN_ISA_PORTABLE; isa < KERN_N_ISAS; isa = kern_isa_next(isa)) {
         const struct kern_table *t = kern_table_get(isa);
         char what[160];
-        snprintf(what, sizeof(what), "attention n_q %zu dims %zu %zu pages %zu of %zu..%zu kv %d",
+        snprintf(what, sizeof(what),
+                 "attention rows %zu n_q %zu dims %zu %zu pages %zu of %zu..%zu kv %d", n_rows,
                  s->n_q, s->dim_k, s->dim_v, s->page_rows, s->first, s->last, (int)s->kv);
         struct kern_attention a = {.out = out,
+                                   .out_ld = out_ld,
                                    .q = q,
+                                   .q_ld = q_ld,
+                                   .spans = spans,
+                                   .n_rows = n_rows,
                                    .scores = scores,
                                    .k_pages = (const void *const *)k.pages,
                                    .v_pages = (const void *const *)v.pages,
@@ -131,11 +167,10 @@ static void check(const struct shape *s)
                                    .dim_k = s->dim_k,
                                    .dim_v = s->dim_v,
                                    .page_rows = s->page_rows,
-                                   .first = s->first,
-                                   .last = s->last,
                                    .scale = scale,
                                    .kv = s->kv,
                                    .sinks = s->has_sinks ? sinks : NULL};
+        memset(out, 0, n * sizeof(float));
         t->attention(&a);
         check_same(out, expected, n, what, t->name);
     }
@@ -217,6 +252,36 @@ static void test_ranges(void)
         .n_q = 4, .dim_k = 128, .dim_v = 128, .page_rows = 32, .first = 17, .last = 1100});
 }
 
+/* Rows that share their keys, with and without a window. */
+static void test_rows(void)
+{
+    for (size_t n_rows = 2; n_rows <= KERN_ATTENTION_ROWS; n_rows += 1 + n_rows / 4)
+        for (size_t window = 0; window <= 40; window += 20)
+            check_kinds((struct shape){.n_q = 1 + n_rows % 5,
+                                       .dim_k = 32,
+                                       .dim_v = 64,
+                                       .page_rows = 32,
+                                       .first = n_rows,
+                                       .last = 70 + n_rows,
+                                       .n_rows = n_rows,
+                                       .window = window});
+    for (size_t dim = 1; dim <= 70; dim++)
+        check_kinds((struct shape){.n_q = 1 + dim % 6,
+                                   .dim_k = dim,
+                                   .dim_v = 71 - dim,
+                                   .page_rows = 1 + dim,
+                                   .first = 3,
+                                   .last = 60,
+                                   .n_rows = 1 + dim % 7,
+                                   .has_sinks = dim % 2});
+    check_kinds((struct shape){.n_q = 20,
+                               .dim_k = 576,
+                               .dim_v = 512,
+                               .page_rows = 32,
+                               .last = 50,
+                               .n_rows = KERN_ATTENTION_ROWS});
+}
+
 /* With one position the output is its value, whatever the query. */
 static void test_one_position(void)
 {
@@ -228,6 +293,8 @@ static void test_one_position(void)
         const struct kern_table *t = kern_table_get(isa);
         struct kern_attention a = {.out = out,
                                    .q = q,
+                                   .spans = &(struct kern_span){0, 0},
+                                   .n_rows = 1,
                                    .scores = scores,
                                    .k_pages = (const void *const *)k.pages,
                                    .v_pages = (const void *const *)v.pages,
@@ -255,6 +322,7 @@ int main(void)
     CU_add_test(suite, "heads", test_heads);
     CU_add_test(suite, "sinks", test_sinks);
     CU_add_test(suite, "ranges", test_ranges);
+    CU_add_test(suite, "rows", test_rows);
     CU_add_test(suite, "one position", test_one_position);
     CU_basic_set_mode(CU_BRM_NORMAL);
     CU_basic_run_tests();

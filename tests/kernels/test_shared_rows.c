@@ -34,6 +34,8 @@ static void check(const struct kern_table *t, size_t dim_k, size_t dim_v, enum k
     }
     struct kern_attention a = {.out = apart,
                                .q = q,
+                               .spans = &(struct kern_span){3, POSITIONS - 1},
+                               .n_rows = 1,
                                .k_pages = (const void *const *)k,
                                .v_pages = (const void *const *)v,
                                .scores = scores,
@@ -41,8 +43,6 @@ static void check(const struct kern_table *t, size_t dim_k, size_t dim_v, enum k
                                .dim_k = dim_k,
                                .dim_v = dim_v,
                                .page_rows = PAGE_ROWS,
-                               .first = 3,
-                               .last = POSITIONS - 1,
                                .scale = 0.2f,
                                .kv = kv};
     t->attention(&a);
