@@ -41,6 +41,7 @@ struct coord_engine_options {
     bool inexact;              /* float products of many rows may be OpenBLAS's where it is faster */
     uint32_t deadline_ms;      /* silence after which a worker is lost; 0: 3000 */
     const char *cache_dir;     /* of the store; NULL: the default */
+    bool keep_packed;          /* local workers keep packed weights in it: a second copy */
     bool respawn;              /* restart local workers that end */
     bool progress;             /* show progress of loading on standard error */
 };

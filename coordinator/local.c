@@ -55,11 +55,12 @@ static enum proto_status start_child(struct coord_child *child, struct proto_err
     strcat(token, "\n");
     snprintf(threads, sizeof threads, "%u", thread_share(e));
     snprintf(memory, sizeof memory, "%.6f", (double)child->memory_bytes / 1e9);
-    const char *argv[24] = {e->worker_path, "--local", "--join",   net_link_endpoint(e->inner.link),
-                            "--token",      "-",       "--name",   child->name,
-                            "--threads",    threads,   "--memory", memory,
-                            "--log",        "error"};
-    size_t n = 14;
+    const char *argv[24] = {
+        e->worker_path, "--local", "--join",        net_link_endpoint(e->inner.link),
+        "--token",      "-",       "--name",        child->name,
+        "--threads",    threads,   "--memory",      memory,
+        "--log",        "error",   "--keep-packed", e->options.keep_packed ? "on" : "off"};
+    size_t n = 16;
     if (e->isa) {
         argv[n++] = "--isa";
         argv[n++] = e->isa;

@@ -78,8 +78,13 @@ static void add_cluster(struct table *t, struct coord_cli *cli)
          &cli->cluster_key, 0, 0, NULL},
         {0, "deadline", "SECONDS", "silence after which a worker is lost (3)", COORD_OPTION_FLOAT,
          &cli->deadline_s, 0.1, 3600, NULL},
-        {0, "cache-dir", "FOLDER", "where weights from the network are kept", COORD_OPTION_TEXT,
-         &cli->cache_dir, 0, 0, NULL},
+        {0, "cache-dir", "FOLDER", "where weights are kept for the next start (~/.cache/caravan)",
+         COORD_OPTION_TEXT, &cli->cache_dir, 0, 0, NULL},
+        {0, "keep-packed", "on|off",
+         "local workers keep weights there as they compute with them: the next start is faster, "
+         "and the "
+         "model file is on the disk twice (off)",
+         COORD_OPTION_SWITCH, &cli->keep_packed, 0, 0, NULL},
     };
     add(t, options, sizeof options / sizeof options[0]);
 }
@@ -512,6 +517,7 @@ enum proto_status coord_cli_engine(const struct coord_cli *cli,
         .layers = cli->layers,
         .kv = cli->kv,
         .inexact = !cli->exact,
+        .keep_packed = cli->keep_packed,
         .ctx = cli->ctx,
         .parallel = cli->parallel,
         .batch = cli->batch,

@@ -68,7 +68,7 @@ struct coord_cli {
     bool local_workers_given;
     const char *isa, *layers, *worker_listen, *cluster_key, *cache_dir;
     enum kern_kv kv;
-    bool exact;
+    bool exact, keep_packed;
     float deadline_s;
     struct text_sampling sampling;
     struct coord_option_biases biases;

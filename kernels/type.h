@@ -18,6 +18,10 @@
 
 #define KERN_PANEL 16u
 
+/* Of the packed layouts; whoever changes one changes the number, so that no weights packed before
+ * are taken for weights packed now. */
+#define KERN_PACK_VERSION 1u
+
 /* Numbers as stored in a file. */
 enum kern_type {
     KERN_F32 = 0,

@@ -16,6 +16,7 @@ struct gguf_file {
     uint8_t *bytes;
     size_t len;
     bool mapped; /* else malloc'ed */
+    struct shard_gguf_stamp stamp;
 };
 
 struct shard_gguf {
@@ -40,6 +41,11 @@ static void file_finish(struct gguf_file *file)
     *file = (struct gguf_file){0};
 }
 
+static uint64_t nanoseconds(struct timespec time)
+{
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
 static enum proto_status file_map(struct gguf_file *file, int fd, struct proto_error *error)
 {
     struct stat info;
@@ -59,6 +65,10 @@ static enum proto_status file_map(struct gguf_file *file, int fd, struct proto_e
     file->bytes = bytes;
     file->len = (size_t)info.st_size;
     file->mapped = true;
+    file->stamp = (struct shard_gguf_stamp){.inode = info.st_ino,
+                                            .len = (uint64_t)info.st_size,
+                                            .changed_ns = nanoseconds(info.st_mtim),
+                                            .inode_changed_ns = nanoseconds(info.st_ctim)};
     return PROTO_OK;
 }
 
@@ -380,6 +390,11 @@ size_t shard_gguf_n_files(const struct shard_gguf *gguf)
 const char *shard_gguf_path(const struct shard_gguf *gguf, size_t file)
 {
     return gguf->files[file].path;
+}
+
+struct shard_gguf_stamp shard_gguf_stamp(const struct shard_gguf *gguf, size_t file)
+{
+    return gguf->files[file].stamp;
 }
 
 size_t shard_gguf_n_values(const struct shard_gguf *gguf)

@@ -77,6 +77,15 @@ unsigned shard_gguf_version(const struct shard_gguf *gguf);
 size_t shard_gguf_n_files(const struct shard_gguf *gguf);
 const char *shard_gguf_path(const struct shard_gguf *gguf, size_t file);
 
+/* Tells this state of the file from any other that it or another file was or will be in: its inode,
+ * length, and the times of the last change of its bytes and of its inode, which nobody can set
+ * back. Not the device, whose number may be another after a restart, nor the path. As it was when
+ * opened; zeros for parsed bytes. */
+struct shard_gguf_stamp {
+    uint64_t inode, len, changed_ns, inode_changed_ns;
+};
+struct shard_gguf_stamp shard_gguf_stamp(const struct shard_gguf *gguf, size_t file);
+
 size_t shard_gguf_n_values(const struct shard_gguf *gguf);
 const struct shard_gguf_value *shard_gguf_value(const struct shard_gguf *gguf, size_t i);
 const struct shard_gguf_value *shard_gguf_find(const struct shard_gguf *gguf, const char *key);

@@ -5,23 +5,19 @@
  * belongs to whoever holds its flock, so a process that dies lets go of it, and the next one
  * appends where it stopped; whatever a crash left in it, the hash at commit covers it.
  */
-#include "shard/store.h"
+#include "shard/store_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "proto/log.h"
-
-#define LOCK_TRIES 16 /* each one lost means that another process finished the piece */
 
 struct shard_store {
     char *dir;
@@ -36,49 +32,18 @@ struct shard_store_part {
     const struct shard_store *store;
 };
 
-__attribute__((format(printf, 1, 2))) static char *format_path(const char *format, ...)
-{
-    char *path = NULL;
-    va_list args;
-    va_start(args, format);
-    int len = vasprintf(&path, format, args);
-    va_end(args);
-    return len < 0 ? NULL : path;
-}
-
-static enum proto_status fail_path_nomem(struct proto_error *error)
-{
-    return proto_fail_nomem(error, PROTO_MAX_STRING_BYTES, "a path in the piece cache");
-}
-
-static enum proto_status fail_dir(struct proto_error *error, int errno_value, const char *path)
-{
-    enum proto_status status = proto_fail_errno(NULL, errno_value, "", "");
-    return proto_fail(error, status,
-                      "cannot use the piece cache: %s: %s; make it writable or choose another "
-                      "directory with --cache-dir",
-                      path, strerror(errno_value));
-}
-
 static enum proto_status default_dir(char **dir, struct proto_error *error)
 {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     if (cache && cache[0] == '/') /* the XDG rules: a relative path counts as unset */
-        *dir = format_path("%s/caravan", cache);
+        *dir = shard__store_format("%s/caravan", cache);
     else if (home && home[0] == '/')
-        *dir = format_path("%s/.cache/caravan", home);
+        *dir = shard__store_format("%s/.cache/caravan", home);
     else
         return proto_fail(error, PROTO_INVALID,
                           "no place for the piece cache: neither XDG_CACHE_HOME nor HOME is an "
                           "absolute path; choose a directory with --cache-dir");
-    return *dir ? PROTO_OK : fail_path_nomem(error);
-}
-
-static enum proto_status make_dir(const char *path, struct proto_error *error)
-{
-    if (mkdir(path, 0700) == 0 || errno == EEXIST)
-        return PROTO_OK;
-    return fail_dir(error, errno, path);
+    return *dir ? PROTO_OK : shard__store_fail_nomem(error);
 }
 
 /* Makes path and what it lies in. */
@@ -87,21 +52,10 @@ static enum proto_status make_dirs(char *path, struct proto_error *error)
     enum proto_status status = PROTO_OK;
     for (char *slash = strchr(path + 1, '/'); slash && !status; slash = strchr(slash + 1, '/')) {
         *slash = 0;
-        status = make_dir(path, error);
+        status = shard__store_make_dir(path, error);
         *slash = '/';
     }
-    return status ? status : make_dir(path, error);
-}
-
-static enum proto_status make_subdir(const struct shard_store *store, const char *name,
-                                     struct proto_error *error)
-{
-    char *path = format_path("%s/%s", store->dir, name);
-    if (!path)
-        return fail_path_nomem(error);
-    enum proto_status status = make_dir(path, error);
-    free(path);
-    return status;
+    return status ? status : shard__store_make_dir(path, error);
 }
 
 enum proto_status shard_store_open(struct shard_store **out, const char *dir,
@@ -120,13 +74,13 @@ enum proto_status shard_store_open(struct shard_store **out, const char *dir,
         status = proto_fail(error, PROTO_INVALID,
                             "the piece cache's directory is empty; give --cache-dir a path");
     else if (!(store->dir = strdup(dir)))
-        status = fail_path_nomem(error);
+        status = shard__store_fail_nomem(error);
     if (!status)
         status = make_dirs(store->dir, error);
     if (!status)
-        status = make_subdir(store, "pieces", error);
+        status = shard__store_make_subdir(store, "pieces", error);
     if (!status)
-        status = make_subdir(store, "manifests", error);
+        status = shard__store_make_subdir(store, "manifests", error);
     if (status) {
         shard_store_close(store);
         return status;
@@ -148,21 +102,6 @@ const char *shard_store_dir(const struct shard_store *store)
     return store->dir;
 }
 
-static char *piece_path(const struct shard_store *store, const uint8_t hash[PROTO_HASH_BYTES],
-                        const char *suffix)
-{
-    char hex[2 * PROTO_HASH_BYTES + 1];
-    sodium_bin2hex(hex, sizeof hex, hash, PROTO_HASH_BYTES);
-    return format_path("%s/pieces/%.2s/%s%s", store->dir, hex, hex, suffix);
-}
-
-static void remove_bad_piece(const char *path, const char *why)
-{
-    const char *removed = unlink(path) == 0 ? "yes" : strerror(errno);
-    proto_log(PROTO_LOG_WARN, "SHARD-PIECE-BAD", "path=\"%s\" why=\"%s\" removed=\"%s\"", path, why,
-              removed);
-}
-
 /* PROTO_NOTFOUND has no text: the caller fetches the piece. */
 static enum proto_status map_file(int fd, const char *path, const uint8_t hash[PROTO_HASH_BYTES],
                                   uint64_t bytes, struct shard_mapped *out,
@@ -172,7 +111,7 @@ static enum proto_status map_file(int fd, const char *path, const uint8_t hash[P
     if (fstat(fd, &info) < 0)
         return proto_fail_errno(error, errno, "cannot read the cached piece", path);
     if ((uint64_t)info.st_size != bytes) {
-        remove_bad_piece(path, "wrong length");
+        shard__store_remove_bad(path, "wrong length");
         return PROTO_NOTFOUND;
     }
     void *data = mmap(NULL, bytes, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
@@ -183,7 +122,7 @@ static enum proto_status map_file(int fd, const char *path, const uint8_t hash[P
     shard_hash(found, data, bytes);
     if (memcmp(found, hash, sizeof found) != 0) {
         shard_store_unmap(&mapped);
-        remove_bad_piece(path, "wrong hash");
+        shard__store_remove_bad(path, "wrong hash");
         return PROTO_NOTFOUND;
     }
     *out = mapped;
@@ -195,9 +134,9 @@ enum proto_status shard_store_map(struct shard_store *store, const uint8_t hash[
                                   struct proto_error *error)
 {
     *out = (struct shard_mapped){0};
-    char *path = piece_path(store, hash, ".piece");
+    char *path = shard__store_path(store, "pieces", hash, ".piece");
     if (!path)
-        return fail_path_nomem(error);
+        return shard__store_fail_nomem(error);
     enum proto_status status = PROTO_NOTFOUND;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd >= 0)
@@ -217,6 +156,15 @@ void shard_store_unmap(struct shard_mapped *mapped)
     *mapped = (struct shard_mapped){0};
 }
 
+void shard_store_drop(struct shard_store *store, const uint8_t hash[PROTO_HASH_BYTES])
+{
+    char *path = shard__store_path(store, "pieces", hash, ".piece");
+    if (path && unlink(path) < 0 && errno != ENOENT)
+        proto_log(PROTO_LOG_WARN, "SHARD-PIECE-STAYS", "path=\"%s\" why=\"%s\"", path,
+                  strerror(errno));
+    free(path);
+}
+
 static void part_destroy(struct shard_store_part *part)
 {
     if (!part)
@@ -226,35 +174,6 @@ static void part_destroy(struct shard_store_part *part)
     free(part->path);
     free(part->final_path);
     free(part);
-}
-
-/* Opens and locks the part file. Between opening and locking, another process may have renamed or
- * removed it; then the lock is on a file that has no longer this name, and is worth nothing. */
-static enum proto_status open_locked(struct shard_store_part *part, struct proto_error *error)
-{
-    for (int tries = 0; tries < LOCK_TRIES; tries++) {
-        part->fd = open(part->path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-        if (part->fd < 0)
-            return fail_dir(error, errno, part->path);
-        if (flock(part->fd, LOCK_EX | LOCK_NB) < 0) {
-            if (errno == EWOULDBLOCK)
-                return proto_fail(error, PROTO_BUSY, "%s is being fetched by another process",
-                                  part->path);
-            return proto_fail_errno(error, errno, "cannot lock", part->path);
-        }
-        struct stat locked, named;
-        if (fstat(part->fd, &locked) < 0)
-            return proto_fail_errno(error, errno, "cannot read", part->path);
-        if (stat(part->path, &named) == 0 && named.st_ino == locked.st_ino &&
-            named.st_dev == locked.st_dev) {
-            part->have = (uint64_t)locked.st_size;
-            return PROTO_OK;
-        }
-        close(part->fd);
-        part->fd = -1;
-    }
-    return proto_fail(error, PROTO_BUSY, "%s is replaced all the time by other processes",
-                      part->path);
 }
 
 /* Hashes what an earlier transfer left in the file. */
@@ -291,11 +210,11 @@ static enum proto_status part_create(const struct shard_store *store,
     part->fd = -1;
     memcpy(part->hash, hash, PROTO_HASH_BYTES);
     crypto_generichash_init(&part->state, NULL, 0, PROTO_HASH_BYTES);
-    part->path = piece_path(store, hash, ".part");
-    part->final_path = piece_path(store, hash, ".piece");
+    part->path = shard__store_path(store, "pieces", hash, ".part");
+    part->final_path = shard__store_path(store, "pieces", hash, ".piece");
     if (!part->path || !part->final_path) {
         part_destroy(part);
-        return fail_path_nomem(error);
+        return shard__store_fail_nomem(error);
     }
     *out = part;
     return PROTO_OK;
@@ -311,11 +230,9 @@ enum proto_status shard_store_begin(struct shard_store *store, const uint8_t has
     enum proto_status status = part_create(store, hash, bytes, &part, error);
     if (status)
         return status;
-    char name[sizeof "pieces/ab"];
-    snprintf(name, sizeof name, "pieces/%02x", hash[0]);
-    status = make_subdir(store, name, error);
+    status = shard__store_make_place(store, "pieces", hash, error);
     if (!status)
-        status = open_locked(part, error);
+        status = shard__store_lock(part->path, &part->fd, &part->have, error);
     if (!status)
         status = hash_old_bytes(part, error);
     if (status) {
@@ -365,9 +282,9 @@ enum proto_status shard_store_append(struct shard_store_part *part, const void *
 /* A new name is on the disk only after its directory is. */
 static enum proto_status sync_parent(const char *path, struct proto_error *error)
 {
-    char *dir = format_path("%.*s", (int)(strrchr(path, '/') - path), path);
+    char *dir = shard__store_format("%.*s", (int)(strrchr(path, '/') - path), path);
     if (!dir)
-        return fail_path_nomem(error);
+        return shard__store_fail_nomem(error);
     enum proto_status status = PROTO_OK;
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 || fsync(fd) < 0)

@@ -33,6 +33,9 @@ enum proto_status shard_store_map(struct shard_store *store, const uint8_t hash[
                                   struct proto_error *error);
 void shard_store_unmap(struct shard_mapped *mapped);
 
+/* Removes a piece, where it is there; who has it mapped keeps it. */
+void shard_store_drop(struct shard_store *store, const uint8_t hash[PROTO_HASH_BYTES]);
+
 /* A transfer into the store. begin opens (or goes on with) the part file and says how many bytes
  * are there already; append adds bytes in order (PROTO_NOSPACE on a full disk: the text names the
  * directory and the bytes needed; PROTO_INVALID beyond the piece's end; what was written stays

@@ -14,10 +14,12 @@
 #include "shard/kv.h"
 #include "shard/program.h"
 
-/* Loaded weights, by number in program->weights: floats of a VECTOR, panels of PANELS. */
+/* Loaded weights, by number in program->weights: floats of a VECTOR, panels of PANELS. Read-only
+ * where they are a file's mapping. */
 struct worker_weights {
     void **data;
     size_t n;
+    size_t *mapped; /* bytes of the mapping that data[i] is; 0: memory of its own */
 };
 
 struct worker_exec;

@@ -2,7 +2,8 @@
 /*
  * A weight is filled piece by piece. A piece is whole panels of one matrix, so where its packed
  * form goes follows from its place in the tensor alone, and nothing but the piece at hand is held
- * twice.
+ * twice. The memory that it is filled into is that of its file in the store (shard/packed.h), so
+ * that packing takes no more than the packed weight later does.
  */
 #include "worker/load.h"
 
@@ -11,6 +12,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "proto/log.h"
+#include "shard/packed.h"
 #include "worker/load_source.h"
 
 #define ALIGNMENT 64u
@@ -19,7 +22,10 @@
 struct load {
     const struct shard_program *program;
     const struct worker_load_options *options;
+    struct worker_weights *out;
+    struct shard_store *packed; /* NULL from the first trouble with it on */
     uint64_t done, total, fetched;
+    uint64_t found, kept, taken; /* bytes of weights mapped, packed into the store, into memory */
 };
 
 /* The matrices of a weight that come from one tensor. */
@@ -93,6 +99,14 @@ static void pack_dealt_piece(const struct target *target, const struct kern_type
         pack_dealt_panel(target, type, piece->row_first + i, data + i * row_bytes);
 }
 
+static void tell_progress(struct load *load, uint64_t bytes)
+{
+    load->done += bytes;
+    if (load->options->progress)
+        load->options->progress(load->options->progress_arg, load->done, load->total,
+                                load->fetched);
+}
+
 static enum proto_status load_piece(struct load *load, struct worker__source *source, uint64_t i,
                                     const struct target *target, struct proto_error *error)
 {
@@ -113,10 +127,7 @@ static enum proto_status load_piece(struct load *load, struct worker__source *so
     else
         pack_piece(target, &piece, loan.data, load->options->pool);
     worker__source_return(source, i, &loan);
-    load->done += piece.bytes;
-    if (load->options->progress)
-        load->options->progress(load->options->progress_arg, load->done, load->total,
-                                load->fetched);
+    tell_progress(load, piece.bytes);
     return PROTO_OK;
 }
 
@@ -156,24 +167,18 @@ static enum proto_status check_shape(const struct shard_weight *weight, uint64_t
                       weight->n_out, weight->n_mats);
 }
 
-static enum proto_status load_tensor(struct load *load, uint32_t number, struct target *target,
-                                     struct proto_error *error)
+static enum proto_status load_tensor(struct load *load, struct worker__source *source,
+                                     struct target *target, struct proto_error *error)
 {
-    const struct shard_gguf *card = load->program->model->gguf;
-    const struct shard_tensor *tensor = shard_gguf_tensor(card, number);
+    const struct shard_tensor *tensor = source->tensor;
     enum proto_status status = check_shape(target->weight, target->mat_first, tensor, error);
-    if (status)
-        return status;
     const atomic_bool *cancel = load->options->cancel;
-    struct worker__source source;
-    status = worker__source_init(&source, load->options, card, number, error);
     for (uint64_t i = 0; i < shard_pieces_count(tensor) && !status; i++) {
         if (cancel && atomic_load(cancel))
             status = proto_fail(error, PROTO_CANCELLED, "loading was cancelled");
         else
-            status = load_piece(load, &source, i, target, error);
+            status = load_piece(load, source, i, target, error);
     }
-    worker__source_finish(&source);
     target->mat_first += tensor->dims[2] * tensor->dims[3];
     return status;
 }
@@ -194,14 +199,172 @@ static enum proto_status take_memory(const struct shard_weight *weight, uint8_t 
     return PROTO_OK;
 }
 
-static enum proto_status load_weight(struct load *load, const struct shard_weight *weight,
-                                     void **out, struct proto_error *error)
+static enum proto_status fill(struct load *load, const struct shard_weight *weight, void *memory,
+                              struct worker__source *sources, struct proto_error *error)
 {
-    struct target target = {.weight = weight};
-    enum proto_status status = take_memory(weight, &target.memory, error);
-    *out = target.memory;
+    struct target target = {.weight = weight, .memory = memory};
+    enum proto_status status = PROTO_OK;
     for (uint32_t i = 0; i < weight->n_parts && !status; i++)
-        status = load_tensor(load, load->program->parts[weight->first_part + i], &target, error);
+        status = load_tensor(load, &sources[i], &target, error);
+    return status;
+}
+
+static enum proto_status load_into_memory(struct load *load, size_t number,
+                                          struct worker__source *sources, struct proto_error *error)
+{
+    const struct shard_weight *weight = &load->program->weights[number];
+    uint8_t *memory = NULL;
+    enum proto_status status = take_memory(weight, &memory, error);
+    load->out->data[number] = memory;
+    load->taken += shard_weight_bytes(weight);
+    return status ? status : fill(load, weight, memory, sources, error);
+}
+
+/* Without the store weights are packed at the next start as well, so trouble with it is only
+ * logged, and once. */
+static void give_up_packed(struct load *load, const struct proto_error *why)
+{
+    proto_log(PROTO_LOG_WARN, "WORKER-UNPACKED", "why=\"%s\"", why->text);
+    load->packed = NULL;
+}
+
+static void take_mapping(struct load *load, size_t number, const struct shard_mapped *mapped)
+{
+    load->out->data[number] = (void *)mapped->data;
+    load->out->mapped[number] = mapped->len;
+}
+
+static bool is_found(struct load *load, size_t number, const uint8_t name[PROTO_HASH_BYTES],
+                     const struct worker__source *sources)
+{
+    const struct shard_weight *weight = &load->program->weights[number];
+    uint64_t bytes = shard_weight_bytes(weight);
+    struct shard_mapped mapped;
+    struct proto_error error;
+    enum proto_status status =
+        shard_packed_map(load->packed, name, bytes, load->options->pool, &mapped, &error);
+    if (status) {
+        if (status != PROTO_NOTFOUND)
+            give_up_packed(load, &error);
+        return false;
+    }
+    take_mapping(load, number, &mapped);
+    load->found += bytes;
+    for (uint32_t i = 0; i < weight->n_parts; i++)
+        tell_progress(load, sources[i].tensor->bytes);
+    return true;
+}
+
+/* Whether a weight yet to be loaded, or one that is loaded from pieces every time, needs it. */
+static bool is_needed(const struct shard_program *program, size_t number, uint32_t tensor)
+{
+    for (size_t i = 0; i < program->n_weights; i++) {
+        const struct shard_weight *weight = &program->weights[i];
+        if (i <= number && weight->form != SHARD_WEIGHT_VECTOR)
+            continue;
+        for (uint32_t p = 0; p < weight->n_parts; p++)
+            if (program->parts[weight->first_part + p] == tensor)
+                return true;
+    }
+    return false;
+}
+
+static void drop_pieces(const struct load *load, size_t number,
+                        const struct worker__source *sources)
+{
+    for (uint32_t i = 0; i < load->program->weights[number].n_parts; i++)
+        if (!is_needed(load->program, number, sources[i].number))
+            worker__source_drop(&sources[i]);
+}
+
+/* data stays NULL where the store is of no use. */
+static enum proto_status load_into_store(struct load *load, size_t number,
+                                         const uint8_t name[PROTO_HASH_BYTES],
+                                         struct worker__source *sources, struct proto_error *error)
+{
+    const struct shard_weight *weight = &load->program->weights[number];
+    struct kern_pool *pool = load->options->pool;
+    uint64_t done_before = load->done, bytes = shard_weight_bytes(weight);
+    bool fetched = load->options->file == NULL; /* then the file takes the pieces' place */
+    struct shard_packed_part *part;
+    struct shard_mapped mapped;
+    struct proto_error why;
+    void *memory;
+    enum proto_status status =
+        shard_packed_begin(load->packed, name, bytes, pool, &part, &memory, &why);
+    if (status) {
+        if (status != PROTO_BUSY)
+            give_up_packed(load, &why);
+        return PROTO_OK;
+    }
+    if ((status = fill(load, weight, memory, sources, error))) {
+        shard_packed_abort(part);
+        return status;
+    }
+    if (shard_packed_commit(part, pool, fetched, &mapped, &why)) {
+        give_up_packed(load, &why);
+        load->done = done_before;
+        return PROTO_OK;
+    }
+    take_mapping(load, number, &mapped);
+    load->kept += bytes;
+    drop_pieces(load, number, sources);
+    return PROTO_OK;
+}
+
+/* What a packed weight is made from, and how: everything that its bytes depend on. */
+static void name_packed(uint8_t name[PROTO_HASH_BYTES], const struct shard_weight *weight,
+                        const struct worker__source *sources)
+{
+    _Static_assert(sizeof *weight == 7 * sizeof(uint64_t), "a new field belongs in the name");
+    const uint64_t facts[] = {KERN_PACK_VERSION, weight->type->type, weight->k,
+                              weight->n_out,     weight->n_mats,     weight->n_parts,
+                              weight->row_every, weight->row_first,  weight->transposed};
+    struct {
+        uint8_t before[PROTO_HASH_BYTES], part[PROTO_HASH_BYTES];
+    } link;
+    shard_hash(name, facts, sizeof facts);
+    for (uint32_t i = 0; i < weight->n_parts; i++) {
+        memcpy(link.before, name, PROTO_HASH_BYTES);
+        worker__source_identify(&sources[i], link.part);
+        shard_hash(name, &link, sizeof link);
+    }
+}
+
+static enum proto_status load_from(struct load *load, size_t number, struct worker__source *sources,
+                                   struct proto_error *error)
+{
+    const struct shard_weight *weight = &load->program->weights[number];
+    if (load->packed && weight->form == SHARD_WEIGHT_PANELS) {
+        uint8_t name[PROTO_HASH_BYTES];
+        name_packed(name, weight, sources);
+        if (is_found(load, number, name, sources))
+            return PROTO_OK;
+        if (load->packed) {
+            enum proto_status status = load_into_store(load, number, name, sources, error);
+            if (status || load->out->data[number])
+                return status;
+        }
+    }
+    return load_into_memory(load, number, sources, error);
+}
+
+static enum proto_status load_weight(struct load *load, size_t number, struct proto_error *error)
+{
+    const struct shard_weight *weight = &load->program->weights[number];
+    const struct shard_gguf *card = load->program->model->gguf;
+    struct worker__source *sources = calloc(weight->n_parts + 1u, sizeof *sources);
+    if (!sources)
+        return proto_fail_nomem(error, weight->n_parts * sizeof *sources, "a weight's tensors");
+    enum proto_status status = PROTO_OK;
+    for (uint32_t i = 0; i < weight->n_parts && !status; i++)
+        status = worker__source_init(&sources[i], load->options, card,
+                                     load->program->parts[weight->first_part + i], error);
+    if (!status)
+        status = load_from(load, number, sources, error);
+    for (uint32_t i = 0; i < weight->n_parts; i++)
+        worker__source_finish(&sources[i]);
+    free(sources);
     return status;
 }
 
@@ -216,23 +379,38 @@ static uint64_t bytes_to_load(const struct shard_program *program)
 enum proto_status worker_load(struct worker_weights *out, const struct shard_program *program,
                               const struct worker_load_options *options, struct proto_error *error)
 {
-    struct load load = {.program = program, .options = options, .total = bytes_to_load(program)};
+    struct load load = {.program = program,
+                        .options = options,
+                        .out = out,
+                        .packed = options->packed,
+                        .total = bytes_to_load(program)};
     *out = (struct worker_weights){.n = program->n_weights};
     out->data = calloc(program->n_weights + 1, sizeof *out->data);
-    if (!out->data)
-        return proto_fail_nomem(error, program->n_weights * sizeof *out->data, "weights");
+    out->mapped = calloc(program->n_weights + 1, sizeof *out->mapped);
     enum proto_status status = PROTO_OK;
+    if (!out->data || !out->mapped)
+        status = proto_fail_nomem(error, program->n_weights * sizeof *out->data, "weights");
     for (size_t i = 0; i < program->n_weights && !status; i++)
-        status = load_weight(&load, &program->weights[i], &out->data[i], error);
-    if (status)
+        status = load_weight(&load, i, error);
+    if (status) {
         worker_weights_finish(out);
-    return status;
+        return status;
+    }
+    proto_log(PROTO_LOG_INFO, "WORKER-LOADED",
+              "mapped=%" PRIu64 " packed=%" PRIu64 " memory=%" PRIu64 " fetched=%" PRIu64,
+              load.found, load.kept, load.taken, load.fetched);
+    return PROTO_OK;
 }
 
 void worker_weights_finish(struct worker_weights *weights)
 {
-    for (size_t i = 0; weights->data && i < weights->n; i++)
-        free(weights->data[i]);
+    for (size_t i = 0; weights->data && weights->mapped && i < weights->n; i++) {
+        if (weights->mapped[i])
+            munmap(weights->data[i], weights->mapped[i]);
+        else
+            free(weights->data[i]);
+    }
     free(weights->data);
+    free(weights->mapped);
     *weights = (struct worker_weights){0};
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Loads the weights of a program: takes each tensor's pieces from a source, verifies them where
- * the source can be wrong, and packs them for the kernels. Runs on a thread of its own; the
- * source's functions may block.
+ * Loads the weights of a program. What the store has as the kernels read it is mapped. The rest is
+ * packed: each tensor's pieces are taken from a source, verified where the source can be wrong, and
+ * packed into a new file of the store, or into memory where there is no store or no room in it.
+ * Runs on a thread of its own; the source's functions may block.
  */
 #ifndef WORKER_LOAD_H
 #define WORKER_LOAD_H
@@ -31,7 +32,8 @@ struct worker_load_options {
     struct kern_pool *pool;           /* packs in parallel */
     const struct shard_gguf *file;    /* a local copy of the model, the card's tensors in the same
                                          order with data; or NULL */
-    struct shard_store *store;        /* used where file is NULL */
+    struct shard_store *store;        /* of pieces, used where file is NULL */
+    struct shard_store *packed;       /* keeps packed weights; or NULL */
     const struct worker_fetch *fetch; /* used where the store lacks a piece */
     /* Called after each piece: bytes of the file's tensors done, of all, and fetched so far. */
     void (*progress)(void *arg, uint64_t done, uint64_t total, uint64_t fetched);
@@ -39,10 +41,11 @@ struct worker_load_options {
     const atomic_bool *cancel; /* set by another thread: PROTO_CANCELLED soon after */
 };
 
-/* Takes memory for all weights of the program (shard_program_weight_bytes) and fills it: 64-byte
- * aligned, a VECTOR's padding zero. On failure *out is empty. PROTO_NOSPACE: the store's disk is
- * full; PROTO_CORRUPT: a piece came wrong three times; what was fetched stays in the store, and
- * another call goes on from there. */
+/* Maps or takes memory for all weights of the program (shard_program_weight_bytes) and fills it:
+ * 64-byte aligned, a VECTOR's padding zero. Pieces that are in the store packed are no longer kept
+ * as fetched. Trouble with packed weights is logged and nothing else; on failure *out is empty.
+ * PROTO_NOSPACE: the store's disk is full; PROTO_CORRUPT: a piece came wrong three times; what was
+ * fetched stays in the store, and another call goes on from there. */
 enum proto_status worker_load(struct worker_weights *out, const struct shard_program *program,
                               const struct worker_load_options *options, struct proto_error *error);
 

@@ -245,3 +245,44 @@ void worker__source_finish(struct worker__source *source)
     free(source->hashes);
     source->hashes = NULL;
 }
+
+/* Of the model's files, as they were when opened. */
+static void identify_files(const struct shard_gguf *file, uint8_t identity[PROTO_HASH_BYTES])
+{
+    struct {
+        uint8_t before[PROTO_HASH_BYTES];
+        struct shard_gguf_stamp stamp;
+    } link = {0};
+    for (size_t i = 0; i < shard_gguf_n_files(file); i++) {
+        link.stamp = shard_gguf_stamp(file, i);
+        shard_hash(identity, &link, sizeof link);
+        memcpy(link.before, identity, PROTO_HASH_BYTES);
+    }
+}
+
+void worker__source_identify(const struct worker__source *source,
+                             uint8_t identity[PROTO_HASH_BYTES])
+{
+    const struct shard_tensor *tensor = source->tensor;
+    struct {
+        uint64_t type, dims[4];
+        uint64_t place; /* in the local file, from 1 */
+        uint8_t bytes[PROTO_HASH_BYTES];
+    } facts = {.type = tensor->type->type};
+    memcpy(facts.dims, tensor->dims, sizeof facts.dims);
+    if (source->local) {
+        facts.place = source->number + 1;
+        identify_files(source->options->file, facts.bytes);
+    } else {
+        shard_hash(facts.bytes, source->hashes, shard_pieces_count(tensor) * PROTO_HASH_BYTES);
+    }
+    shard_hash(identity, &facts, sizeof facts);
+}
+
+void worker__source_drop(const struct worker__source *source)
+{
+    if (source->local || !source->options->store)
+        return;
+    for (uint64_t i = 0; i < shard_pieces_count(source->tensor); i++)
+        shard_store_drop(source->options->store, hash_of(source, i));
+}

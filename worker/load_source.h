@@ -40,6 +40,13 @@ enum proto_status worker__source_init(struct worker__source *source,
                                       struct proto_error *error);
 void worker__source_finish(struct worker__source *source);
 
+/* Names the tensor's bytes: by the hashes of its pieces, or by the stamps of the local file. */
+void worker__source_identify(const struct worker__source *source,
+                             uint8_t identity[PROTO_HASH_BYTES]);
+
+/* Removes the tensor's pieces from the store; nothing with a local file. */
+void worker__source_drop(const struct worker__source *source);
+
 /* The bytes of piece i. PROTO_CANCELLED soon after the options' flag is set; PROTO_CORRUPT where
  * the bytes fetched are wrong time after time. */
 enum proto_status worker__source_borrow(struct worker__source *source, uint64_t i,

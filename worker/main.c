@@ -29,7 +29,10 @@ static const char usage[] =
     "  --advertise HOST:PORT  the address that others reach --listen by\n"
     "  --isa NAME           portable, avx2, avx512, amx, neon or i8mm (default: the best here)\n"
     "  --key-file FILE      this machine's own key (default: ~/.config/caravan/worker.key)\n"
-    "  --cache-dir DIR      where fetched weights are kept (default: ~/.cache/caravan)\n"
+    "  --cache-dir DIR      where weights are kept for the next start (default: "
+    "~/.cache/caravan)\n"
+    "  --keep-packed on|off  keep them as they are computed with, a second copy where this machine\n"
+    "                       has the model file (default: on)\n"
     "  --log LEVEL          error, warn, info or debug (default: info)\n"
     "  --local              the coordinator is this program's parent: end with it\n"
     "  --help\n";
@@ -38,7 +41,7 @@ struct arguments {
     const char *join, *token, *name, *listen, *advertise, *isa, *key_file, *cache_dir;
     unsigned long threads;
     double memory_gb;
-    bool local;
+    bool discard_packed, local;
 };
 
 enum {
@@ -51,6 +54,7 @@ enum {
     OPT_ISA,
     OPT_KEY,
     OPT_CACHE,
+    OPT_KEEP_PACKED,
     OPT_LOG,
     OPT_LOCAL,
     OPT_HELP
@@ -67,6 +71,7 @@ static const struct option long_options[] = {
     {"isa", required_argument, NULL, OPT_ISA},
     {"key-file", required_argument, NULL, OPT_KEY},
     {"cache-dir", required_argument, NULL, OPT_CACHE},
+    {"keep-packed", required_argument, NULL, OPT_KEEP_PACKED},
     {"log", required_argument, NULL, OPT_LOG},
     {"local", no_argument, NULL, OPT_LOCAL},
     {"help", no_argument, NULL, OPT_HELP},
@@ -107,6 +112,15 @@ static bool take_log_level(const char *text)
     return level >= 0;
 }
 
+static bool take_keep_packed(struct arguments *args, const char *text)
+{
+    args->discard_packed = strcmp(text, "off") == 0;
+    if (args->discard_packed || strcmp(text, "on") == 0)
+        return true;
+    fprintf(stderr, "caravan-worker: --keep-packed \"%s\": expected on or off\n", text);
+    return false;
+}
+
 static bool take_option(struct arguments *args, int option)
 {
     switch (option) {
@@ -134,6 +148,8 @@ static bool take_option(struct arguments *args, int option)
     case OPT_CACHE:
         args->cache_dir = optarg;
         return true;
+    case OPT_KEEP_PACKED:
+        return take_keep_packed(args, optarg);
     case OPT_LOCAL:
         args->local = true;
         return true;
@@ -251,6 +267,7 @@ static enum proto_status make_options(const struct arguments *args,
         .listen = args->listen ? listen : NULL,
         .advertise = args->advertise ? advertise : NULL,
         .cache_dir = args->cache_dir,
+        .keep_packed = !args->discard_packed,
         .threads = args->threads ? (unsigned)args->threads : kern_machine_processors(),
         .memory_bytes = args->memory_gb > 0 ? (uint64_t)(args->memory_gb * 1e9)
                                             : kern_machine_free_memory() / 10 * 9,

@@ -291,6 +291,7 @@ static void *build_slice(void *arg)
                                            .compute_pool = worker_compute_pool(s->compute),
                                            .threads = s->options->threads,
                                            .cache_dir = s->options->cache_dir,
+                                           .keep_packed = s->options->keep_packed,
                                            .fetch = &fetch,
                                            .progress = post_progress,
                                            .progress_arg = s,

@@ -21,6 +21,7 @@ struct worker_session_options {
     const char *listen;        /* endpoint for the stage before; NULL: chosen */
     const char *advertise;     /* endpoint others use for it; NULL: found out */
     const char *cache_dir;     /* of the store; NULL: the default */
+    bool keep_packed;          /* keep packed weights in it */
     const struct kern_table *table;
     unsigned threads;
     uint64_t memory_bytes;

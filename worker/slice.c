@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proto/log.h"
+
 static bool same_tensors(const struct shard_gguf *card, const struct shard_gguf *file)
 {
     size_t n = shard_gguf_n_tensors(card);
@@ -36,6 +38,20 @@ static enum proto_status open_local_copy(struct shard_gguf **out, const struct s
                       load->files[0]);
 }
 
+/* With a local copy the store only saves time: *out stays NULL where it cannot be opened. */
+static enum proto_status open_store(struct shard_store **out,
+                                    const struct worker_slice_options *options, bool local,
+                                    struct proto_error *error)
+{
+    if (local && !options->keep_packed)
+        return PROTO_OK;
+    enum proto_status status = shard_store_open(out, options->cache_dir, error);
+    if (status == PROTO_OK || !local)
+        return status;
+    proto_log(PROTO_LOG_WARN, "WORKER-UNPACKED", "why=\"%s\"", error->text);
+    return PROTO_OK;
+}
+
 static enum proto_status load_weights(struct worker_slice *slice, const struct proto_load *load,
                                       const struct worker_slice_options *options,
                                       struct proto_error *error)
@@ -44,14 +60,15 @@ static enum proto_status load_weights(struct worker_slice *slice, const struct p
     struct shard_store *store = NULL;
     struct kern_pool *pool = NULL;
     enum proto_status status = open_local_copy(&file, slice->gguf, load, error);
-    if (status == PROTO_OK && !file)
-        status = shard_store_open(&store, options->cache_dir, error);
+    if (status == PROTO_OK)
+        status = open_store(&store, options, file != NULL, error);
     if (status == PROTO_OK)
         status = kern_pool_create(&pool, options->threads, error);
     if (status == PROTO_OK) {
         struct worker_load_options how = {.pool = pool,
                                           .file = file,
                                           .store = store,
+                                          .packed = options->keep_packed ? store : NULL,
                                           .fetch = options->fetch,
                                           .progress = options->progress,
                                           .progress_arg = options->progress_arg,

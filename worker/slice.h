@@ -26,6 +26,7 @@ struct worker_slice_options {
     struct kern_pool *compute_pool; /* the executor's; borrowed for the slice's life */
     unsigned threads;               /* that loading may use */
     const char *cache_dir;          /* of the store; NULL: the default */
+    bool keep_packed;               /* keep packed weights in it */
     const struct worker_fetch *fetch;
     void (*progress)(void *arg, uint64_t done, uint64_t total, uint64_t fetched);
     void *progress_arg;

@@ -406,3 +406,8 @@ def pieces(folder):
         assert digest == path.stem, f"{path} is not the piece that its name says"
         found[path] = path.stat()
     return found
+
+
+def packed(folder):
+    """The packed weights of a cache: {path: stat}."""
+    return {path: path.stat() for path in pathlib.Path(folder).glob("packed/*/*.packed")}

@@ -3,10 +3,11 @@
 import concurrent.futures
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 
-from cluster import Cluster, Skip, Stream, pieces
+from cluster import Cluster, Skip, Stream, packed, pieces
 
 MEGABYTE = 1 << 20
 
@@ -22,28 +23,67 @@ def test_weights_and_cache(case):
     shutil.rmtree(c.cache(1))
     c.start()
     assert c.complete() == text, "another text with three workers"
-    before = {i: pieces(c.cache(i)) for i in c.workers}
-    assert all(before.values()), "a worker has no pieces"
+    before = {i: pieces(c.cache(i)) | packed(c.cache(i)) for i in c.workers}
+    assert all(packed(c.cache(i)) for i in c.workers), "a worker has no packed weights"
     for process in [c.server, *c.workers.values()]:
         assert process.stop() == 0, f"{process.name} did not end well"
     c.start()
     assert c.complete() == text
     for i in c.workers:
-        after = pieces(c.cache(i))
+        after = pieces(c.cache(i)) | packed(c.cache(i))
         assert before[i].keys() <= after.keys()
         assert all(after[p].st_mtime_ns == s.st_mtime_ns for p, s in before[i].items()), \
-            "a piece was written again"
+            "a file was written again"
 
 
-def test_second_start_fetches_nothing(case):
+def loaded(worker):
+    """What a worker said of the weights that it loaded, in bytes: {where they came from: bytes}."""
+    said = worker.wait_for("WORKER-LOADED .*").group(0)
+    return {name: int(n) for name, n in re.findall(r"(\w+)=(\d+)", said)}
+
+
+def test_second_start_fetches_and_packs_nothing(case):
     c = Cluster(case, case.world.large(), workers=1).start()
     first = c.workers[1].written_bytes()
     assert first > 100 * MEGABYTE, f"{first} bytes written at the first start"
+    was = loaded(c.workers[1])
+    assert was["packed"] > 100 * MEGABYTE and was["mapped"] == 0, was
+    raw = sum(s.st_size for s in pieces(c.cache(1)).values())
+    assert raw < MEGABYTE, f"{raw} bytes are kept as fetched beside those packed"
     c.workers[1].stop()
     c.start_worker(1)
     c.wait_ready()
     again = c.workers[1].written_bytes()
     assert again < MEGABYTE, f"{again} bytes written at the second start"
+    found = loaded(c.workers[1])
+    assert found["mapped"] == was["packed"] and found["packed"] == found["fetched"] == 0, found
+    assert found["memory"] == was["memory"] < MEGABYTE, found
+
+
+def test_second_start_from_a_file(case):
+    """`caravan run` keeps packed weights where it is asked to, and takes them the next time."""
+    model, cache = case.world.small(), case.dir / "cache-run"
+    argv = ["run", "-m", model, "-p", "hello there", "-n", "16", "--temp", "0", "--ignore-eos",
+            "--cache-dir", cache]
+    text = case.succeed(*argv)
+    assert not packed(cache)
+    argv += ["--keep-packed", "on"]
+    assert case.succeed(*argv) == text
+    before = packed(cache)
+    assert before and not pieces(cache)
+    assert case.succeed(*argv) == text
+    after = packed(cache)
+    assert {p: s.st_mtime_ns for p, s in after.items()} == \
+        {p: s.st_mtime_ns for p, s in before.items()}, "a file was written again"
+    for path, stat in before.items():
+        os.truncate(path, stat.st_size // 2)
+    assert case.succeed(*argv) == text
+    assert {p: s.st_size for p, s in packed(cache).items()} == \
+        {p: s.st_size for p, s in before.items()}
+    # No place for a cache is no reason not to run.
+    nowhere = case.dir / "a file"
+    nowhere.write_text("")
+    assert case.succeed(*argv, "--cache-dir", nowhere) == text
 
 
 def test_text_as_local(case):
@@ -110,8 +150,8 @@ def test_interrupted_transfer(case):
     case.until(lambda: len(list(cache.glob("pieces/*/*.piece"))) > 8 and
                list(cache.glob("pieces/*/*.part")), "a transfer in the middle")
     worker.kill()
-    whole = pieces(cache)
-    there = sum(s.st_size for s in whole.values())
+    whole, ready = pieces(cache), packed(cache)
+    there = sum(s.st_size for s in [*whole.values(), *ready.values()])
     # Half of a piece, as a death in the middle of it leaves behind.
     half = max(whole, key=lambda path: whole[path].st_size)
     size = whole.pop(half).st_size
@@ -120,11 +160,12 @@ def test_interrupted_transfer(case):
     os.truncate(part, size // 2)
     c.start_worker(1)
     c.wait_ready()
-    after = pieces(cache)
-    assert not list(cache.glob("pieces/*/*.part")), "a part is left"
-    for path, was in whole.items():
-        assert after[path].st_ino == was.st_ino and after[path].st_mtime_ns == was.st_mtime_ns, \
-            "a piece that was there was written again"
+    after = pieces(cache) | packed(cache)
+    assert not list(cache.glob("*/*/*.part")), "a part is left"
+    for path, was in (whole | ready).items():
+        # Pieces whose weight is packed now are no longer there.
+        assert path not in after and path in whole or after[path].st_ino == was.st_ino and \
+            after[path].st_mtime_ns == was.st_mtime_ns, "a file that was there was written again"
     total = sum(s.st_size for s in after.values())
     written = c.workers[1].written_bytes()
     assert written < total - there + size // 2 + MEGABYTE, \
@@ -141,15 +182,16 @@ def test_shared_cache(case):
 
 
 def test_damaged_piece(case):
-    """A piece whose bytes rotted on the disk is fetched again."""
+    """A piece, or a packed weight, whose bytes rotted on the disk is fetched again."""
     c = Cluster(case, case.world.small(), workers=1).start()
     text = c.complete()
     c.workers[1].stop()
-    path, size = next((p, s.st_size) for p, s in pieces(c.cache(1)).items() if s.st_size > 1000)
-    path.chmod(0o600)
-    with open(path, "r+b") as f:
-        f.seek(size // 2)
-        f.write(b"rotten")
+    for files in pieces(c.cache(1)), packed(c.cache(1)):
+        path = max(files, key=lambda p: files[p].st_size)
+        path.chmod(0o600)
+        with open(path, "r+b") as f:
+            f.seek(files[path].st_size // 2)
+            f.write(b"rotten")
     c.start_worker(1)
     c.wait_ready()
     assert c.complete() == text

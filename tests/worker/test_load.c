@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -286,6 +287,17 @@ static uint64_t total_bytes(const struct shard_program *of)
     return total;
 }
 
+/* Matrices that did not become mappings. */
+static size_t count_in_memory(const struct worker_weights *loaded, const struct shard_program *of)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < loaded->n; i++)
+        count += of->weights[i].form == SHARD_WEIGHT_PANELS && !loaded->mapped[i];
+    return count;
+}
+
+static size_t in_memory; /* after the last load */
+
 /* Loads, expecting status; right weights after PROTO_OK, none otherwise. */
 static struct seen load(const struct shard_program *what, struct worker_load_options options,
                         enum proto_status expected)
@@ -301,6 +313,7 @@ static struct seen load(const struct shard_program *what, struct worker_load_opt
         check_empty(&loaded);
     } else {
         check_weights(&loaded, what);
+        in_memory = count_in_memory(&loaded, what);
         CU_ASSERT_EQUAL(seen.total, total_bytes(what));
         CU_ASSERT_EQUAL(seen.done, seen.total);
     }
@@ -470,6 +483,215 @@ static void test_full_disk(void)
     drop_store(store);
 }
 
+/* The store's files of packed weights: how many, a sum that any new one changes, and the largest.
+ */
+static struct {
+    unsigned count, parts;
+    uint64_t sum;
+    off_t largest;
+    char path[512];
+} packed;
+
+static int see_packed(const char *path, const struct stat *info, int flag, struct FTW *ftw)
+{
+    (void)ftw;
+    if (flag != FTW_F || !strstr(path, "/packed/"))
+        return 0;
+    packed.parts += strstr(path, ".part") != NULL;
+    packed.count++;
+    packed.sum += (uint64_t)info->st_ino * (uint64_t)info->st_mtim.tv_nsec;
+    if (info->st_size > packed.largest) {
+        packed.largest = info->st_size;
+        snprintf(packed.path, sizeof packed.path, "%s", path);
+    }
+    return 0;
+}
+
+static void look_at_packed(struct shard_store *store)
+{
+    memset(&packed, 0, sizeof packed);
+    nftw(shard_store_dir(store), see_packed, 16, FTW_PHYS);
+    CU_ASSERT_EQUAL(packed.parts, 0);
+}
+
+static unsigned n_pieces;
+
+static int see_piece(const char *path, const struct stat *info, int flag, struct FTW *ftw)
+{
+    (void)info, (void)ftw;
+    n_pieces += flag == FTW_F && strstr(path, "/pieces/");
+    return 0;
+}
+
+static void damage_largest(void)
+{
+    FILE *file = fopen(packed.path, "r+b");
+    CU_ASSERT_PTR_NOT_NULL_FATAL(file);
+    int byte = fgetc(file);
+    rewind(file);
+    fputc(byte ^ 1, file);
+    fclose(file);
+}
+
+static void test_packed_of_a_local_file(void)
+{
+    struct shard_store *store = open_store();
+    use_model(gguf);
+    struct worker_load_options options = {.file = gguf, .packed = store};
+    load(&program, options, PROTO_OK);
+    CU_ASSERT_EQUAL(in_memory, 0);
+    look_at_packed(store);
+    CU_ASSERT_EQUAL(packed.count, 5);
+    uint64_t sum = packed.sum;
+    load(&program, options, PROTO_OK);
+    CU_ASSERT_EQUAL(in_memory, 0);
+    look_at_packed(store);
+    CU_ASSERT_EQUAL(packed.sum, sum);
+    damage_largest();
+    load(&program, options, PROTO_OK);
+    CU_ASSERT_EQUAL(in_memory, 0);
+    look_at_packed(store);
+    CU_ASSERT_EQUAL(packed.count, 5);
+    CU_ASSERT_NOT_EQUAL(packed.sum, sum);
+    options.packed = NULL;
+    load(&program, options, PROTO_OK);
+    CU_ASSERT_EQUAL(in_memory, 5);
+    drop_store(store);
+}
+
+/* What was packed from a file is not taken for what is in it now, even if its time was set back. */
+static void test_packed_of_a_changed_file(void)
+{
+    struct shard_store *store = open_store();
+    struct shard_gguf *before = make_model("changing", shapes[LARGE].dims[1], "norm"), *after;
+    CU_ASSERT_PTR_NOT_NULL_FATAL(before);
+    char path[128];
+    snprintf(path, sizeof path, "%s", shard_gguf_path(before, 0));
+    struct stat info;
+    CU_ASSERT_EQUAL(stat(path, &info), 0);
+    use_model(before);
+    load(&program, (struct worker_load_options){.file = before, .packed = store}, PROTO_OK);
+    shard_gguf_close(before);
+    FILE *file = fopen(path, "r+b");
+    CU_ASSERT_PTR_NOT_NULL_FATAL(file);
+    fseek(file, -5000, SEEK_END);
+    for (int i = 0; i < 100; i++)
+        fputc('x', file);
+    fflush(file);
+    CU_ASSERT_EQUAL(futimens(fileno(file), (struct timespec[]){info.st_atim, info.st_mtim}), 0);
+    fclose(file);
+    CU_ASSERT_EQUAL_FATAL(shard_gguf_open(&after, path, &error), PROTO_OK);
+    use_model(after);
+    load(&program, (struct worker_load_options){.file = after, .packed = store}, PROTO_OK);
+    look_at_packed(store);
+    CU_ASSERT_EQUAL(packed.count, 10);
+    shard_gguf_close(after);
+    drop_store(store);
+}
+
+/* Packed weights take the place of the pieces that they were made from. */
+static void test_packed_of_fetched_pieces(void)
+{
+    struct shard_store *store = open_store();
+    struct worker_load_options options = {.store = store, .packed = store, .fetch = &fetch};
+    use_model(big);
+    fake_reset(big);
+    struct seen seen = load(&program, options, PROTO_OK);
+    CU_ASSERT_EQUAL(seen.fetched, total_bytes(&program));
+    CU_ASSERT_EQUAL(in_memory, 0);
+    look_at_packed(store);
+    CU_ASSERT_EQUAL(packed.count, 5);
+    n_pieces = 0;
+    nftw(shard_store_dir(store), see_piece, 16, FTW_PHYS);
+    CU_ASSERT_EQUAL(n_pieces, 2);
+    uint64_t sum = packed.sum;
+    seen = load(&program, options, PROTO_OK);
+    CU_ASSERT_EQUAL(seen.fetched, 0);
+    CU_ASSERT_EQUAL(in_memory, 0);
+    look_at_packed(store);
+    CU_ASSERT_EQUAL(packed.sum, sum);
+    damage_largest();
+    seen = load(&program, options, PROTO_OK);
+    CU_ASSERT_EQUAL(seen.fetched, shard_gguf_tensor(big, LARGE)->bytes);
+    CU_ASSERT_EQUAL(in_memory, 0);
+    drop_store(store);
+}
+
+/* Two weights from one tensor, one of them a vector: its pieces stay, whichever comes first. */
+static void check_packed_and_a_vector(size_t vector)
+{
+    struct shard_store *store = open_store();
+    struct worker_load_options options = {
+        .store = store, .packed = store, .fetch = &fetch, .pool = pool};
+    uint32_t large_parts[] = {LARGE, LARGE};
+    use_model(gguf);
+    struct shard_weight both[] = {weights[6], weights[6]};
+    struct shard_program twice = {
+        .model = &model, .weights = both, .n_weights = 2, .parts = large_parts, .n_parts = 2};
+    both[0].first_part = 0;
+    both[1].first_part = 1;
+    both[vector].form = SHARD_WEIGHT_VECTOR;
+    both[vector].n_out *= both[vector].k;
+    fake_reset(gguf);
+    for (int i = 0; i < 2; i++) {
+        struct worker_weights loaded;
+        CU_ASSERT_EQUAL_FATAL(worker_load(&loaded, &twice, &options, &error), PROTO_OK);
+        CU_ASSERT_EQUAL(count_in_memory(&loaded, &twice), 0);
+        worker_weights_finish(&loaded);
+    }
+    CU_ASSERT_EQUAL(fake.received, shard_gguf_tensor(gguf, LARGE)->bytes);
+    drop_store(store);
+}
+
+static void test_packed_and_a_vector_of_one_tensor(void)
+{
+    check_packed_and_a_vector(0);
+    check_packed_and_a_vector(1);
+}
+
+/* No room for a packed weight: it is packed into memory, and the load goes on. */
+static void test_full_disk_for_packed(void)
+{
+    struct shard_store *store = open_store();
+    struct rlimit limit;
+    use_model(gguf);
+    void (*before)(int) = signal(SIGXFSZ, SIG_IGN);
+    CU_ASSERT_EQUAL(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = 5 << 20;
+    CU_ASSERT_EQUAL(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    load(&program, (struct worker_load_options){.file = gguf, .packed = store}, PROTO_OK);
+    CU_ASSERT_EQUAL(in_memory, 1);
+    look_at_packed(store);
+    CU_ASSERT_EQUAL(packed.count, 4);
+    limit.rlim_cur = limit.rlim_max;
+    CU_ASSERT_EQUAL(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    signal(SIGXFSZ, before);
+    drop_store(store);
+}
+
+/* Another process is packing the same weight: it is packed into memory. */
+static void test_busy_packed(void)
+{
+    struct shard_store *store = open_store();
+    struct worker_load_options options = {.file = gguf, .packed = store};
+    use_model(gguf);
+    load(&program, options, PROTO_OK);
+    look_at_packed(store);
+    char part[512];
+    snprintf(part, sizeof part, "%s", packed.path);
+    strcpy(strstr(part, ".packed"), ".part");
+    CU_ASSERT_EQUAL(rename(packed.path, part), 0);
+    FILE *held = fopen(part, "r+b");
+    CU_ASSERT_PTR_NOT_NULL_FATAL(held);
+    CU_ASSERT_EQUAL(flock(fileno(held), LOCK_EX), 0);
+    load(&program, options, PROTO_OK);
+    CU_ASSERT_EQUAL(in_memory, 1);
+    fclose(held);
+    load(&program, options, PROTO_OK);
+    CU_ASSERT_EQUAL(in_memory, 0);
+    drop_store(store);
+}
+
 static void test_another_local_file(void)
 {
     struct shard_gguf *renamed = make_model("renamed", shapes[LARGE].dims[1], "other");
@@ -517,6 +739,10 @@ static void check_preset(const char *preset, const char *type)
     fake_reset(made);
     struct shard_store *store = open_store();
     load(slice, (struct worker_load_options){.store = store, .fetch = &fetch}, PROTO_OK);
+    for (int i = 0; i < 2; i++) {
+        load(slice, (struct worker_load_options){.file = made, .packed = store}, PROTO_OK);
+        CU_ASSERT_EQUAL(in_memory, 0);
+    }
     drop_store(store);
     shard_program_destroy(slice);
     shard_model_destroy(shape);
@@ -546,6 +772,12 @@ int main(void)
     CU_add_test(suite, "short answer", test_short_answer);
     CU_add_test(suite, "cancel", test_cancel);
     CU_add_test(suite, "full disk", test_full_disk);
+    CU_add_test(suite, "packed of a local file", test_packed_of_a_local_file);
+    CU_add_test(suite, "packed of a changed file", test_packed_of_a_changed_file);
+    CU_add_test(suite, "packed of fetched pieces", test_packed_of_fetched_pieces);
+    CU_add_test(suite, "packed and a vector of one tensor", test_packed_and_a_vector_of_one_tensor);
+    CU_add_test(suite, "full disk for packed", test_full_disk_for_packed);
+    CU_add_test(suite, "busy packed", test_busy_packed);
     CU_add_test(suite, "another local file", test_another_local_file);
     CU_add_test(suite, "weight of another shape", test_weight_of_another_shape);
     CU_add_test(suite, "presets", test_presets);

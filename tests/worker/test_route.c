@@ -16,7 +16,7 @@ static void route(struct shard_op op, float logits[EXPERTS], float *bias)
     char *buffers[2] = {(char *)choices, (char *)logits};
     size_t strides[2] = {sizeof choices, EXPERTS * sizeof *logits};
     void *data[1] = {bias};
-    struct worker_weights weights = {data, 1};
+    struct worker_weights weights = {.data = data, .n = 1};
     struct worker_exec e = {.weights = &weights, .buffers = buffers, .strides = strides};
     op.dst = 0;
     op.a = 1;
