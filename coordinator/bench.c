@@ -190,12 +190,37 @@ static double per_batch_ms(uint64_t ns, uint64_t batches)
 
 static json_t *stage_json(const struct coord_worker_status *w)
 {
+    return json_pack("{s:s s:i s:i s:I s:f s:f s:f s:f s:f}", "worker", w->name, "layer_first",
+                     (int)w->layer_first, "layer_end", (int)w->layer_end, "weight_bytes",
+                     (json_int_t)w->weight_bytes, "compute_ms",
+                     per_batch_ms(w->compute_ns, w->batches), "queue_ms",
+                     per_batch_ms(w->queue_ns, w->batches), "wire_ms",
+                     per_batch_ms(w->wire_ns, w->batches), "wire_back_ms",
+                     per_batch_ms(w->wire_back_ns, w->batches), "expert_wait_ms",
+                     per_batch_ms(w->expert_wait_ns, w->batches));
+}
+
+static json_t *host_json(const struct coord_worker_status *w)
+{
+    const struct coord_expert_times *t = &w->experts;
+    double batches = w->batches ? (double)w->batches : 1;
     return json_pack(
-        "{s:s s:i s:i s:I s:f s:f s:f s:f}", "worker", w->name, "layer_first", (int)w->layer_first,
-        "layer_end", (int)w->layer_end, "weight_bytes", (json_int_t)w->weight_bytes, "compute_ms",
-        per_batch_ms(w->compute_ns, w->batches), "queue_ms", per_batch_ms(w->queue_ns, w->batches),
-        "wire_ms", per_batch_ms(w->wire_ns, w->batches), "wire_back_ms",
-        per_batch_ms(w->wire_back_ns, w->batches));
+        "{s:s s:i s:i s:I s:f s:f s:f s:f s:f s:f}", "worker", w->name, "expert_first",
+        (int)w->expert_first, "expert_end", (int)w->expert_end, "weight_bytes",
+        (json_int_t)w->weight_bytes, "requests", (double)t->requests / batches, "bytes_in",
+        (double)t->bytes_in / batches, "bytes_out", (double)t->bytes_out / batches, "compute_ms",
+        per_batch_ms(t->compute_ns, w->batches), "wire_ms", per_batch_ms(t->wire_ns, w->batches),
+        "wait_ms", per_batch_ms(t->wait_ns, w->batches));
+}
+
+/* Workers that hold experts for stages; numbers are of a batch. */
+static json_t *hosts_json(const struct coord_status *status)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < status->n_workers; i++)
+        if (status->workers[i].n_slices)
+            json_array_append_new(list, host_json(&status->workers[i]));
+    return list;
 }
 
 static json_t *stages_json(const struct coord_status *status)
@@ -210,15 +235,16 @@ static json_t *stages_json(const struct coord_status *status)
 char *coord_bench_json(const struct coord_bench *b)
 {
     json_t *root = json_pack(
-        "{s:s s:i s:i s:i s:i s:i s:b s:f s:f s:[f,f] s:[f,f] s:f s:f s:I s:o s:o}", "model",
-        b->decode_status.model, "n_prompt", (int)b->params.n_prompt, "n_generate",
+        "{s:s s:i s:i s:i s:i s:i s:b s:f s:f s:[f,f] s:[f,f] s:f s:f s:I s:o s:o s:o s:o}",
+        "model", b->decode_status.model, "n_prompt", (int)b->params.n_prompt, "n_generate",
         (int)b->params.n_generate, "rounds", (int)b->params.n_rounds, "depth",
         (int)b->params.n_depth, "sequences", (int)b->params.n_sequences, "exact",
         !b->decode_status.inexact, "prefill", b->prefill, "decode", b->decode, "prefill_range",
         b->prefill_min, b->prefill_max, "decode_range", b->decode_min, b->decode_max, "bus_gb_s",
         b->bus_bytes_s / 1e9, "bus_share", b->bus_share, "bytes_per_token",
-        (json_int_t)b->bytes_per_token, "stages", stages_json(&b->decode_status),
-        "prefill_stages", stages_json(&b->prefill_status));
+        (json_int_t)b->bytes_per_token, "stages", stages_json(&b->decode_status), "prefill_stages",
+        stages_json(&b->prefill_status), "hosts", hosts_json(&b->decode_status), "prefill_hosts",
+        hosts_json(&b->prefill_status));
     char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) : NULL;
     json_decref(root);
     return text;

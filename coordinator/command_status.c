@@ -18,6 +18,9 @@ static void print_status(const struct coord_status *s)
     printf("tokens: %llu of prompts, %llu generated\n\n", (unsigned long long)s->prompt_tokens,
            (unsigned long long)s->generated_tokens);
     coord_status_table(stdout, s);
+    if (s->usage)
+        putchar('\n');
+    coord_status_usage(stdout, s);
 }
 
 static enum proto_status show(struct api_client *client, bool as_json, struct proto_error *error)

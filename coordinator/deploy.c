@@ -20,11 +20,11 @@ static bool sum_progress(const struct coord_engine *e, uint64_t *done, uint64_t 
 {
     bool known = true;
     *done = *total = *fetched = 0;
-    for (uint32_t i = 0; e->plan && i < e->plan->n_stages; i++) {
-        *done += e->stages[i]->done_bytes;
-        *total += e->stages[i]->total_bytes;
-        *fetched += e->stages[i]->fetched_bytes;
-        known &= e->stages[i]->total_bytes > 0;
+    for (uint32_t i = 0; i < e->n_members; i++) {
+        *done += e->members[i]->done_bytes;
+        *total += e->members[i]->total_bytes;
+        *fetched += e->members[i]->fetched_bytes;
+        known &= e->members[i]->total_bytes > 0;
     }
     return known;
 }
@@ -45,8 +45,8 @@ static void show_progress(struct coord_engine *e)
     coord_format_bytes(total, total_text);
     coord_format_bytes(fetched, fetched_text);
     fprintf(stderr, "%sloading: %3.0f%%  %s of %s on %u worker%s", terminal ? "\r" : "",
-            total ? 100.0 * (double)done / (double)total : 0.0, done_text, total_text,
-            e->plan->n_stages, e->plan->n_stages == 1 ? "" : "s");
+            total ? 100.0 * (double)done / (double)total : 0.0, done_text, total_text, e->n_members,
+            e->n_members == 1 ? "" : "s");
     if (fetched)
         fprintf(stderr, ", %s over the network", fetched_text);
     fputs(terminal ? "\033[K" : "\n", stderr);
@@ -63,8 +63,8 @@ static void show_loaded(struct coord_engine *e)
     coord_format_bytes(total, text);
     if (e->progress_shown && isatty(STDERR_FILENO))
         fputs("\r\033[K", stderr);
-    fprintf(stderr, "loaded %s on %u worker%s in %.1f s\n", text, e->plan->n_stages,
-            e->plan->n_stages == 1 ? "" : "s", (double)(net_now_ns() - e->deploy_ns) / 1e9);
+    fprintf(stderr, "loaded %s on %u worker%s in %.1f s\n", text, e->n_members,
+            e->n_members == 1 ? "" : "s", (double)(net_now_ns() - e->deploy_ns) / 1e9);
 }
 
 /* ---- the plan ---- */
@@ -72,11 +72,14 @@ static void show_loaded(struct coord_engine *e)
 void engine__undeploy(struct coord_engine *e)
 {
     for (uint32_t i = 0; i < e->n_workers; i++)
-        e->workers[i]->stage = -1;
+        e->workers[i]->stage = e->workers[i]->host = -1;
     shard_plan_destroy(e->plan);
     free(e->stages);
+    free(e->hosts);
+    free(e->members);
     e->plan = NULL;
-    e->stages = NULL;
+    e->stages = e->hosts = e->members = NULL;
+    e->n_members = 0;
     e->state = COORD_WAITING;
     engine__set_ready(e, false);
 }
@@ -101,6 +104,48 @@ static int by_name(const void *a, const void *b)
     return x_len != y_len ? (x_len > y_len ? 1 : -1) : strcmp(x->name, y->name);
 }
 
+void engine__describe_part(const struct coord_engine *e, const struct coord_worker *w, char *text,
+                           size_t bytes)
+{
+    text[0] = 0;
+    if (w->stage >= 0) {
+        const struct shard_stage *stage = &e->plan->stages[w->stage];
+        snprintf(text, bytes, "layers %u-%u", stage->layer_first, stage->layer_end - 1);
+    }
+    const struct shard_expert_part *part = e->plan->parts;
+    for (uint32_t i = 0; i < e->plan->n_parts && w->host >= 0; i++, part++) {
+        size_t used = strlen(text);
+        if (part->worker != e->plan->hosts[w->host].worker || used + 1 >= bytes)
+            continue;
+        snprintf(text + used, bytes - used, "%sexperts %u-%u of layers %u-%u", used ? ", " : "",
+                 part->expert_first, part->expert_end - 1, part->layer_first, part->layer_end - 1);
+    }
+}
+
+/* The plan's workers, from their numbers in `workers`. */
+static enum proto_status name_members(struct coord_engine *e, struct coord_worker **workers,
+                                      struct proto_error *error)
+{
+    const struct shard_plan *plan = e->plan;
+    size_t n = plan->n_stages + plan->n_hosts;
+    e->stages = calloc(plan->n_stages, sizeof(struct coord_worker *));
+    e->hosts = calloc(plan->n_hosts + 1, sizeof(struct coord_worker *));
+    e->members = calloc(n, sizeof(struct coord_worker *));
+    if (!e->stages || !e->hosts || !e->members)
+        return proto_fail_nomem(error, n * sizeof *e->members, "the plan");
+    for (uint32_t i = 0; i < plan->n_stages; i++) {
+        e->stages[i] = e->members[e->n_members++] = workers[plan->stages[i].worker];
+        e->stages[i]->stage = (int)i;
+    }
+    for (uint32_t i = 0; i < plan->n_hosts; i++) {
+        e->hosts[i] = workers[plan->hosts[i].worker];
+        e->hosts[i]->host = (int)i;
+        if (e->hosts[i]->stage < 0)
+            e->members[e->n_members++] = e->hosts[i];
+    }
+    return PROTO_OK;
+}
+
 static enum proto_status make_plan(struct coord_engine *e, struct coord_worker **workers,
                                    uint32_t n, struct proto_error *error)
 {
@@ -113,77 +158,13 @@ static enum proto_status make_plan(struct coord_engine *e, struct coord_worker *
                                          .ctx = e->options.ctx,
                                          .max_seqs = e->options.parallel,
                                          .max_rows = e->options.batch,
-                                         .layers = e->layers};
+                                         .layers = e->layers,
+                                         .split = e->options.split,
+                                         .stages = e->options.stages,
+                                         .slices = e->options.slices,
+                                         .replicas = e->options.replicas};
     enum proto_status status = shard_plan_create(&e->plan, e->model, machines, n, &options, error);
-    if (status != PROTO_OK)
-        return status;
-    e->stages = calloc(e->plan->n_stages, sizeof *e->stages);
-    if (!e->stages)
-        return proto_fail_nomem(error, e->plan->n_stages * sizeof *e->stages, "the plan");
-    for (uint32_t i = 0; i < e->plan->n_stages; i++) {
-        e->stages[i] = workers[e->plan->stages[i].worker];
-        e->stages[i]->stage = (int)i;
-    }
-    return PROTO_OK;
-}
-
-static void leave_card(void *data, void *arg)
-{
-    (void)data;
-    (void)arg;
-}
-
-/* files: the model's, which a worker of this machine reads itself. */
-static enum proto_status send_load(struct coord_engine *e, uint32_t stage, char **files,
-                                   struct proto_error *error)
-{
-    struct coord_worker *w = e->stages[stage];
-    const struct shard_stage *part = &e->plan->stages[stage];
-    bool last = stage + 1 == e->plan->n_stages;
-    struct proto_msg msg = {.kind = PROTO_MSG_LOAD,
-                            .load = {.epoch = e->epoch,
-                                     .stage = stage,
-                                     .n_stages = e->plan->n_stages,
-                                     .layer_first = part->layer_first,
-                                     .layer_end = part->layer_end,
-                                     .embed = part->embed,
-                                     .head = part->head,
-                                     .kv_type = e->options.kv,
-                                     .ctx = e->options.ctx,
-                                     .max_seqs = e->options.parallel,
-                                     .max_rows = e->options.batch,
-                                     .inexact = e->options.inexact,
-                                     .next_endpoint = last ? "" : e->stages[stage + 1]->endpoint}};
-    memcpy(msg.load.previous_key, stage ? e->stages[stage - 1]->key : e->keys.pair.public_key,
-           PROTO_KEY_BYTES);
-    if (!last)
-        memcpy(msg.load.next_key, e->stages[stage + 1]->key, PROTO_KEY_BYTES);
-    if (w->local) {
-        msg.load.files = files;
-        msg.load.n_files = (uint32_t)shard_gguf_n_files(e->gguf);
-    }
-    /* The card lives as long as the engine, which outlives its links. */
-    struct net_payload *card = net_payload_wrap(e->card, e->card_bytes, leave_card, NULL);
-    if (!card)
-        return proto_fail_nomem(error, e->card_bytes, "the model card");
-    w->state = COORD_LOADING;
-    w->done_bytes = w->total_bytes = w->fetched_bytes = 0;
-    return engine__tell(w, &msg, &card, error);
-}
-
-static enum proto_status send_loads(struct coord_engine *e, struct proto_error *error)
-{
-    size_t n_files = shard_gguf_n_files(e->gguf);
-    char **files = calloc(n_files, sizeof *files);
-    enum proto_status status = PROTO_OK;
-    if (!files)
-        return proto_fail_nomem(error, n_files * sizeof *files, "file names");
-    for (size_t i = 0; i < n_files; i++)
-        files[i] = (char *)shard_gguf_path(e->gguf, i);
-    for (uint32_t i = 0; i < e->plan->n_stages && status == PROTO_OK; i++)
-        status = send_load(e, i, files, error);
-    free(files);
-    return status;
+    return status == PROTO_OK ? name_members(e, workers, error) : status;
 }
 
 void engine__deploy(struct coord_engine *e)
@@ -206,7 +187,7 @@ void engine__deploy(struct coord_engine *e)
     enum proto_status status = make_plan(e, workers, n, &error);
     if (status == PROTO_OK) {
         e->state = COORD_DEPLOYING;
-        status = send_loads(e, &error);
+        status = engine__assign(e, &error);
     }
     if (status != PROTO_OK) {
         engine__undeploy(e);
@@ -228,19 +209,19 @@ void engine__on_progress(struct coord_engine *e, struct coord_worker *w,
 void engine__on_ready(struct coord_engine *e, struct coord_worker *w,
                       const struct proto_ready *ready)
 {
-    if (ready->epoch != e->epoch || e->state != COORD_DEPLOYING || w->stage < 0)
+    if (ready->epoch != e->epoch || e->state != COORD_DEPLOYING || (w->stage < 0 && w->host < 0))
         return;
     w->state = COORD_READY;
     w->weight_bytes = ready->weight_bytes;
     w->kv_limit_bytes = ready->kv_limit_bytes;
     w->scratch_bytes = ready->scratch_bytes;
-    for (uint32_t i = 0; i < e->plan->n_stages; i++)
-        if (e->stages[i]->state != COORD_READY)
+    for (uint32_t i = 0; i < e->n_members; i++)
+        if (e->members[i]->state != COORD_READY)
             return;
     e->state = COORD_SERVING;
     e->progressed_ns = net_now_ns();
-    proto_log(PROTO_LOG_INFO, "COORD-SERVING", "epoch=%llu stages=%u", (unsigned long long)e->epoch,
-              e->plan->n_stages);
+    proto_log(PROTO_LOG_INFO, "COORD-SERVING", "epoch=%llu stages=%u hosts=%u",
+              (unsigned long long)e->epoch, e->plan->n_stages, e->plan->n_hosts);
     show_loaded(e);
     engine__set_ready(e, true);
     engine__schedule(e);

@@ -18,6 +18,7 @@
 #include "kernels/table.h"
 #include "net/keys.h"
 #include "shard/model.h"
+#include "shard/plan.h"
 
 struct coord_engine;
 struct coord_stream;
@@ -30,6 +31,8 @@ struct coord_engine_options {
     unsigned threads;          /* of each local worker; 0: processors / local_workers, at least 1 */
     const char *isa;           /* of local workers; NULL: the best */
     const char *layers;        /* "0-11,12-23" or NULL */
+    enum shard_split_kind split; /* this and the following as in struct shard_plan_options */
+    uint32_t stages, slices, replicas;
     const char *listen;        /* endpoint for workers from elsewhere ("tcp://..."), or NULL */
     const struct net_cluster_keys *keys; /* NULL: made for this run */
     enum kern_kv kv;           /* F32 loses nothing; F16 takes half the memory, Q8_0 and Q4_0 less */
@@ -125,18 +128,31 @@ bool coord_stream_next(struct coord_stream *stream, struct coord_event *event, i
 /* Ends the request if it still runs and frees the stream. Never blocks on workers. */
 void coord_stream_destroy(struct coord_stream *stream);
 
+/* What stages had of a worker's experts since the last coord_engine_reset_times. wire_ns: from
+ * request to answer less the computing; wait_ns: that stages did nothing but wait for it. */
+struct coord_expert_times {
+    uint64_t requests, bytes_in, bytes_out, compute_ns, wire_ns, wait_ns;
+};
+
 /* What people see of a cluster. */
 struct coord_worker_status {
     char name[64], endpoint[NET_ADDRESS_BYTES], isa[16], state[16]; /* joined loading ready lost */
+    char expert_endpoint[NET_ADDRESS_BYTES]; /* where stages ask it for experts */
     bool local;
     uint32_t threads, layer_first, layer_end; /* layer_end 0: no layers */
     bool embed, head;
+    /* Experts that it holds for stages: of layers [.., ..), slice expert_slice of n_slices of
+     * experts [.., ..). n_slices 0: none. */
+    uint32_t expert_first, expert_end, expert_layer_first, expert_layer_end;
+    uint32_t expert_slice, n_slices;
     uint64_t memory_bytes, weight_bytes, kv_limit_bytes, scratch_bytes, rss_bytes;
     uint64_t done_bytes, total_bytes; /* of loading */
     double rtt_ms;
     /* Since the last coord_engine_reset_times; sums over batches, in ns. wire: from the stage
      * before (or the coordinator) to this one; after: back to the coordinator, last stage only. */
     uint64_t batches, rows, compute_ns, queue_ns, wire_ns, wire_back_ns, bytes_in;
+    uint64_t expert_wait_ns; /* of compute_ns: a stage's that it waited for experts of others */
+    struct coord_expert_times experts;
 };
 
 struct coord_status {
@@ -148,6 +164,10 @@ struct coord_status {
     struct coord_worker_status *workers; /* stages first, in order */
     uint32_t active, waiting, max_active; /* requests */
     uint64_t requests, requests_failed, prompt_tokens, generated_tokens; /* since the start */
+    /* How often each expert was chosen by a row since the start: n_layers x n_experts, zero for
+     * layers without experts; NULL for dense models. At most some seconds old. */
+    uint64_t *usage;
+    uint32_t n_layers, n_experts;
 };
 
 enum proto_status coord_engine_status(struct coord_engine *engine, struct coord_status *out,

@@ -56,6 +56,15 @@ static void add_cluster(struct table *t, struct coord_cli *cli)
          COORD_OPTION_U32, &cli->threads, 1, 1024, NULL},
         {0, "layers", "RANGES", "layers of each worker in order, as 0-11,12-23 (by memory)",
          COORD_OPTION_TEXT, &cli->layers, 0, 0, NULL},
+        {0, "split", "HOW",
+         "auto, layers, or experts: the first workers are stages, the others hold experts (auto)",
+         COORD_OPTION_SPLIT, &cli->split, 0, 0, NULL},
+        {0, "stages", "N", "with --split experts: workers that are stages (1)", COORD_OPTION_U32,
+         &cli->stages, 1, PROTO_MAX_WORKERS, NULL},
+        {0, "expert-slices", "N", "with --split experts: workers that share each expert (1)",
+         COORD_OPTION_U32, &cli->expert_slices, 1, PROTO_MAX_SLICES, NULL},
+        {0, "replicas", "N", "with --split experts: workers that hold the same experts (1)",
+         COORD_OPTION_U32, &cli->replicas, 1, PROTO_MAX_WORKERS, NULL},
         {'c', "ctx", "N", "positions of a sequence (the model's, at most 8192)", COORD_OPTION_U32,
          &cli->ctx, 1, PROTO_MAX_CONTEXT, NULL},
         {0, "batch", "N", "rows of a batch at most (512)", COORD_OPTION_U32, &cli->batch, 1,
@@ -296,6 +305,19 @@ static int store_bias(const struct table *t, struct coord_option_biases *biases,
     return -1;
 }
 
+static bool read_split(const char *text, enum shard_split_kind *out)
+{
+    static const char *const names[] = {[SHARD_SPLIT_AUTO] = "auto",
+                                        [SHARD_SPLIT_LAYERS] = "layers",
+                                        [SHARD_SPLIT_EXPERTS] = "experts"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(text, names[i]) == 0) {
+            *out = (enum shard_split_kind)i;
+            return true;
+        }
+    return false;
+}
+
 /* Stores a value; -1, or the exit status. `shown` is the option as it was written. */
 static int store(const struct table *t, const struct coord_option *o, const char *shown,
                  const char *value)
@@ -352,6 +374,10 @@ static int store(const struct table *t, const struct coord_option *o, const char
         if (strcmp(value, "on") != 0 && strcmp(value, "off") != 0)
             return usage(t, "%s %.100s: expected on or off", shown, value);
         *(bool *)o->target = value[1] == 'n';
+        break;
+    case COORD_OPTION_SPLIT:
+        if (!read_split(value, o->target))
+            return usage(t, "%s %.100s: expected auto, layers or experts", shown, value);
         break;
     case COORD_OPTION_KV:
         if (kern_kv_by_name(value) < 0)
@@ -501,11 +527,26 @@ static enum proto_status open_door(const struct coord_cli *cli,
                          listen, error);
 }
 
+/* The shape of a split by experts means nothing to others. */
+static enum proto_status check_split(const struct coord_cli *cli, struct proto_error *error)
+{
+    const char *name = cli->stages          ? "stages"
+                       : cli->expert_slices ? "expert-slices"
+                       : cli->replicas      ? "replicas"
+                                            : NULL;
+    if (!name || cli->split == SHARD_SPLIT_EXPERTS)
+        return PROTO_OK;
+    return proto_fail(error, PROTO_INVALID, "--%s is for --split experts", name);
+}
+
 enum proto_status coord_cli_engine(const struct coord_cli *cli,
                                    struct coord_engine_options *options,
                                    struct net_cluster_keys *keys, char listen[NET_ADDRESS_BYTES],
                                    struct proto_error *error)
 {
+    enum proto_status status = check_split(cli, error);
+    if (status != PROTO_OK)
+        return status;
     if (!cli->model)
         return proto_fail(error, PROTO_INVALID, "no model is given: name one with -m FILE");
     *options = (struct coord_engine_options){
@@ -515,6 +556,10 @@ enum proto_status coord_cli_engine(const struct coord_cli *cli,
         .threads = cli->threads,
         .isa = cli->isa,
         .layers = cli->layers,
+        .split = cli->split,
+        .stages = cli->stages,
+        .slices = cli->expert_slices,
+        .replicas = cli->replicas,
         .kv = cli->kv,
         .inexact = !cli->exact,
         .keep_packed = cli->keep_packed,

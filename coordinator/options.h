@@ -21,6 +21,7 @@ enum coord_option_kind {
     COORD_OPTION_FLOAT,   /* float within min..max */
     COORD_OPTION_SWITCH,  /* bool: "on" or "off" */
     COORD_OPTION_KV,      /* enum kern_kv, by its name */
+    COORD_OPTION_SPLIT,   /* enum shard_split_kind: "auto", "layers" or "experts" */
     COORD_OPTION_STEPS,   /* struct text_sampling: the order of samplers */
     COORD_OPTION_BIAS,    /* struct coord_option_biases: ID=BIAS; may be given often */
     COORD_OPTION_VERBOSE, /* enum proto_log_level: one more with each use; takes no value */
@@ -68,6 +69,8 @@ struct coord_cli {
     bool local_workers_given;
     const char *isa, *layers, *worker_listen, *cluster_key, *cache_dir;
     enum kern_kv kv;
+    enum shard_split_kind split;
+    uint32_t stages, expert_slices, replicas; /* 0: not given */
     bool exact, keep_packed;
     float deadline_s;
     struct text_sampling sampling;

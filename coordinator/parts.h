@@ -5,7 +5,10 @@
  *
  *   engine.c     life, the loop's thread, calls from other threads
  *   registry.c   workers: who has joined, who is alive
- *   deploy.c     the plan: when it is made, what each worker is told to load
+ *   deploy.c     the plan: when it is made, how far its loading is
+ *   assign.c     what each worker of the plan is told to load
+ *   engine_status.c  what people see of it all
+ *   usage.c      how often each expert is chosen
  *   supply.c     the model's bytes, for workers that lack them (a thread of its own)
  *   local.c      workers that are children of this process
  *   scheduler.c  sequences into batches
@@ -36,7 +39,7 @@ struct coord_worker {
     struct net_link *link; /* it joined by */
     net_peer peer;
     uint8_t key[PROTO_KEY_BYTES];
-    char name[64], endpoint[NET_ADDRESS_BYTES], isa[16];
+    char name[64], endpoint[NET_ADDRESS_BYTES], expert_endpoint[NET_ADDRESS_BYTES], isa[16];
     bool local;
     uint32_t threads;
     uint64_t memory_bytes;
@@ -44,11 +47,12 @@ struct coord_worker {
     uint64_t steps, rss_bytes;
     net_peer rival;    /* another connection with its key, see admit in registry.c */
     uint64_t rival_ns; /* since when; 0: none */
-    int stage;         /* in the plan, -1: none */
+    int stage, host;   /* in the plan, -1: none */
     uint64_t done_bytes, total_bytes, fetched_bytes;
     uint64_t weight_bytes, kv_limit_bytes, scratch_bytes;
     /* Sums since the last reset, as in struct coord_worker_status. */
-    uint64_t batches, rows, compute_ns, queue_ns, wire_ns, wire_back_ns, bytes_in;
+    uint64_t batches, rows, compute_ns, queue_ns, wire_ns, wire_back_ns, bytes_in, expert_wait_ns;
+    struct coord_expert_times experts;
 };
 
 /* ---- requests ---- */
@@ -125,7 +129,12 @@ struct coord_engine {
 
     enum coord_state state;
     struct shard_plan *plan;
-    struct coord_worker **stages; /* of the plan, in order */
+    /* Of the plan, in order: stages, hosts of experts, and both, each worker once. */
+    struct coord_worker **stages, **hosts, **members;
+    uint32_t n_members;
+    uint64_t *usage; /* rows that chose an expert: n_layers x n_experts, or NULL */
+    uint64_t usage_ns;
+    bool usage_due; /* batches were computed since it was asked for */
     uint64_t retry_ns;            /* when a load that failed is tried again; 0: never */
     uint64_t epoch, deploy_ns, ticked_ns, pinged_ns, progress_ns;
     bool progress_shown;
@@ -175,6 +184,20 @@ void engine__on_progress(struct coord_engine *e, struct coord_worker *w,
 void engine__on_ready(struct coord_engine *e, struct coord_worker *w,
                       const struct proto_ready *ready);
 void engine__undeploy(struct coord_engine *e);
+/* "layers 0-11", "experts 0-63 of layers 1-47": what the plan gives a worker. */
+void engine__describe_part(const struct coord_engine *e, const struct coord_worker *w, char *text,
+                           size_t bytes);
+
+/* assign.c */
+/* Tells all workers of the plan what to load. */
+enum proto_status engine__assign(struct coord_engine *e, struct proto_error *error);
+
+/* usage.c */
+enum proto_status engine__usage_create(struct coord_engine *e, struct proto_error *error);
+/* Asks the stages now and then while they compute. */
+void engine__usage_tick(struct coord_engine *e, uint64_t now_ns);
+void engine__on_used(struct coord_engine *e, struct coord_worker *w, const struct proto_used *used,
+                     const struct net_payload *payload);
 
 /* supply.c */
 enum proto_status engine__supply_create(struct coord_supply **out, struct coord_engine *e,

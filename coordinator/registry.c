@@ -145,7 +145,7 @@ static struct coord_worker *record_for(struct coord_engine *e, const uint8_t *ke
         w = calloc(1, sizeof *w);
         if (!w)
             return NULL;
-        w->stage = -1;
+        w->stage = w->host = -1;
         e->workers[e->n_workers++] = w;
         choose_name(e, w, hello->name);
     }
@@ -177,6 +177,7 @@ static void on_hello(struct coord_port *port, net_peer from, const uint8_t *key,
         w->threads = hello->threads;
         w->memory_bytes = hello->memory_bytes;
         snprintf(w->endpoint, sizeof w->endpoint, "%s", hello->endpoint);
+        snprintf(w->expert_endpoint, sizeof w->expert_endpoint, "%s", hello->expert_endpoint);
         snprintf(w->isa, sizeof w->isa, "%s", hello->isa);
         net_clock_init(&w->clock, net_now_ns());
         proto_log(PROTO_LOG_INFO, "COORD-WORKER-JOINED",
@@ -233,6 +234,8 @@ static void on_known(struct coord_engine *e, struct coord_worker *w, struct prot
         engine__supply_fetch(e->supply, w, &msg->fetch);
     else if (msg->kind == PROTO_MSG_MEASURED)
         on_measured(e, &msg->measured);
+    else if (msg->kind == PROTO_MSG_USED)
+        engine__on_used(e, w, &msg->used, *payload);
     else if (msg->kind == PROTO_MSG_BYE)
         engine__lose_worker(e, w, "it left the cluster");
 }
@@ -303,17 +306,17 @@ void engine__lose_worker(struct coord_engine *e, struct coord_worker *w, const c
     if (w->state == COORD_LOST)
         return;
     struct proto_error error;
-    int stage = w->stage;
+    char part[160];
     proto_log(PROTO_LOG_WARN, "COORD-WORKER-LOST", "name=%s reason=\"%s\"", w->name, why);
     w->state = COORD_LOST;
     net_link_forget(w->link, w->peer);
-    if (stage < 0 || !e->plan)
+    if ((w->stage < 0 && w->host < 0) || !e->plan)
         return;
-    const struct shard_stage *part = &e->plan->stages[stage];
+    engine__describe_part(e, w, part, sizeof part);
     proto_fail(&error, PROTO_LOST,
-               "worker \"%s\" (layers %u-%u) was lost: %.200s; the request cannot go on, send it "
-               "again when the worker is back",
-               w->name, part->layer_first, part->layer_end - 1, why);
+               "worker \"%s\" (%s) was lost: %.200s; the request cannot go on, send it again when "
+               "the worker is back",
+               w->name, part, why);
     engine__undeploy(e);
     engine__fail_all(e, &error);
     if (!e->options.respawn && w->local)

@@ -13,6 +13,29 @@ static uint64_t later(uint64_t to, uint64_t from)
     return to > from ? to - from : 0;
 }
 
+/* What stages had of hosts. A host that is none was made up. */
+static void account_hosts(struct coord_engine *e, const struct coord_batch *batch,
+                          const struct proto_result *result)
+{
+    for (uint32_t i = 0; i < e->plan->n_hosts; i++)
+        if (e->hosts[i]->stage < 0) {
+            e->hosts[i]->batches++;
+            e->hosts[i]->rows += batch->n_rows;
+        }
+    for (uint32_t i = 0; i < result->n_host_times; i++) {
+        const struct proto_host_time *t = &result->host_times[i];
+        if (t->host >= e->plan->n_hosts)
+            continue;
+        struct coord_expert_times *sum = &e->hosts[t->host]->experts;
+        sum->requests += t->requests;
+        sum->bytes_in += t->bytes_out;
+        sum->bytes_out += t->bytes_in;
+        sum->compute_ns += t->compute_ns;
+        sum->wire_ns += t->wire_ns;
+        sum->wait_ns += t->wait_ns;
+    }
+}
+
 /* Each stage's times are on its own clock; wire times are differences between clocks, brought to
  * ours by the offsets that pings measure. */
 static void account_times(struct coord_engine *e, const struct coord_batch *batch,
@@ -29,6 +52,7 @@ static void account_times(struct coord_engine *e, const struct coord_batch *batc
         w->bytes_in += t->bytes;
         w->queue_ns += later(t->started_ns, t->received_ns);
         w->compute_ns += later(t->finished_ns, t->started_ns);
+        w->expert_wait_ns += t->expert_wait_ns;
         w->wire_ns += later(net_clock_to_own(&w->clock, t->received_ns), left_ns);
         left_ns = net_clock_to_own(&w->clock, t->finished_ns);
     }
@@ -237,7 +261,12 @@ void engine__on_result(struct coord_engine *e, struct coord_worker *w,
         return;
     }
     if (result->last) {
-        account_times(e, batch, result);
+        /* What only forgets sequences is no batch to those who count. */
+        if (batch->n_rows) {
+            account_times(e, batch, result);
+            account_hosts(e, batch, result);
+            e->usage_due = true;
+        }
         engine__batch_done(e, batch);
     }
     engine__schedule(e);

@@ -9,8 +9,8 @@
 #define CELL_BYTES 72
 
 static const char *const titles[N_COLUMNS] = {
-    "worker", "state",  "layers",           "memory",         "threads",
-    "isa",    "rtt ms", "compute ms/token", "queue ms/token", "wire ms/token"};
+    "worker",           "state",          "holds",        "memory", "threads", "isa", "rtt ms",
+    "compute ms/token", "queue ms/token", "wire ms/token"};
 
 struct row {
     char cell[N_COLUMNS][CELL_BYTES];
@@ -24,6 +24,19 @@ static void per_token(char cell[CELL_BYTES], uint64_t ns, uint64_t rows)
         snprintf(cell, CELL_BYTES, "-");
 }
 
+/* What it holds as a stage, and for stages. */
+static void fill_part(char cell[CELL_BYTES], const struct coord_worker_status *w)
+{
+    char layers[32], experts[64];
+    coord_format_layers(w, layers);
+    coord_format_experts(w, experts);
+    if (w->n_slices == 0)
+        snprintf(cell, CELL_BYTES, "%s", layers);
+    else
+        snprintf(cell, CELL_BYTES, "%s%s%.*s", w->layer_end ? layers : "", w->layer_end ? ", " : "",
+                 CELL_BYTES - 40, experts);
+}
+
 static void fill(struct row *row, const struct coord_worker_status *w)
 {
     snprintf(row->cell[0], CELL_BYTES, "%s", w->name);
@@ -31,14 +44,14 @@ static void fill(struct row *row, const struct coord_worker_status *w)
     if (strcmp(w->state, "loading") == 0 && w->total_bytes > 0)
         snprintf(row->cell[1], CELL_BYTES, "loading %.0f%%",
                  100.0 * (double)w->done_bytes / (double)w->total_bytes);
-    coord_format_layers(w, row->cell[2]);
+    fill_part(row->cell[2], w);
     coord_format_bytes(w->rss_bytes > 0 ? w->rss_bytes : w->weight_bytes, row->cell[3]);
     snprintf(row->cell[4], CELL_BYTES, "%u", w->threads);
     snprintf(row->cell[5], CELL_BYTES, "%s", w->isa);
     snprintf(row->cell[6], CELL_BYTES, "%.3f", w->rtt_ms);
-    per_token(row->cell[7], w->compute_ns, w->rows);
-    per_token(row->cell[8], w->queue_ns, w->rows);
-    per_token(row->cell[9], w->wire_ns + w->wire_back_ns, w->rows);
+    per_token(row->cell[7], w->compute_ns - w->expert_wait_ns + w->experts.compute_ns, w->rows);
+    per_token(row->cell[8], w->queue_ns + w->expert_wait_ns, w->rows);
+    per_token(row->cell[9], w->wire_ns + w->wire_back_ns + w->experts.wire_ns, w->rows);
 }
 
 static void widen(int width[N_COLUMNS], const struct row *row)
@@ -76,4 +89,36 @@ void coord_status_table(FILE *out, const struct coord_status *status)
         fill(&row, &status->workers[i]);
         print(out, width, &row);
     }
+}
+
+/* An expert and its share of its layer's choices. */
+struct choice {
+    uint32_t layer, expert;
+    double share;
+};
+
+static void print_choice(FILE *out, const char *what, const struct choice *choice)
+{
+    fprintf(out, "%s: expert %u of layer %u, %.2f%% of its layer's choices\n", what, choice->expert,
+            choice->layer, 100 * choice->share);
+}
+
+void coord_status_usage(FILE *out, const struct coord_status *status)
+{
+    struct choice most = {.share = -1}, least = {.share = 2};
+    for (uint32_t il = 0; il < status->n_layers && status->usage; il++) {
+        const uint64_t *counts = status->usage + (size_t)il * status->n_experts;
+        uint64_t sum = 0;
+        for (uint32_t i = 0; i < status->n_experts; i++)
+            sum += counts[i];
+        for (uint32_t i = 0; i < status->n_experts && sum; i++) {
+            struct choice choice = {il, i, (double)counts[i] / (double)sum};
+            most = choice.share > most.share ? choice : most;
+            least = choice.share < least.share ? choice : least;
+        }
+    }
+    if (most.share < 0)
+        return;
+    print_choice(out, "most used", &most);
+    print_choice(out, "least used", &least);
 }

@@ -207,8 +207,14 @@ static void pack_floats(const struct kern_type_info *info, uint8_t *dst, struct 
 void kern_pack(const struct kern_type_info *info, void *dst, const void *src, size_t n_out,
                size_t k)
 {
+    kern_pack_columns(info, dst, src, kern_type_bytes(info, k), n_out, k);
+}
+
+void kern_pack_columns(const struct kern_type_info *info, void *dst, const void *src,
+                       size_t row_bytes, size_t n_out, size_t k)
+{
     assert(info->packed_bytes);
-    size_t row_bytes = kern_type_bytes(info, k), panel_bytes = kern_panel_bytes(info, k);
+    size_t panel_bytes = kern_panel_bytes(info, k);
     uint8_t *panel = dst;
     for (size_t first = 0; first < n_out; first += KERN_PANEL, panel += panel_bytes) {
         struct kern__rows rows;

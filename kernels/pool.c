@@ -67,6 +67,9 @@ struct kern_pool {
     unsigned n_threads; /* the caller included */
     unsigned n_started;
     struct worker *workers; /* n_threads - 1, behind the shares */
+    /* Of the calling thread whose loop runs, and of the one that is next: who has just had its turn
+     * waits behind it, or it would never sleep long enough to lose one. */
+    pthread_mutex_t turn, next;
     struct share shares[];
 };
 
@@ -224,6 +227,8 @@ enum proto_status kern_pool_create(struct kern_pool **out, unsigned n_threads,
     memset(pool, 0, bytes);
     pool->n_threads = n_threads;
     pool->workers = (struct worker *)((char *)pool + workers_at);
+    pthread_mutex_init(&pool->turn, NULL);
+    pthread_mutex_init(&pool->next, NULL);
     int failed = start_workers(pool);
     if (failed) {
         unsigned started = pool->n_started + 1;
@@ -244,6 +249,8 @@ void kern_pool_destroy(struct kern_pool *pool)
     futex_wake_all(&pool->state);
     for (unsigned i = 0; i < pool->n_started; i++)
         pthread_join(pool->workers[i].handle, NULL);
+    pthread_mutex_destroy(&pool->turn);
+    pthread_mutex_destroy(&pool->next);
     free(pool);
 }
 
@@ -291,21 +298,33 @@ static void share_out(struct kern_pool *pool, size_t n)
     }
 }
 
+/* On the calling thread alone; touches nothing that loops of others do. */
+static void run_alone(size_t n, size_t chunk, kern_pool_fn *fn, void *arg)
+{
+    for (size_t first = 0; first < n; first += chunk)
+        fn(arg, first, n - first < chunk ? n : first + chunk, 0);
+}
+
 void kern_pool_run(struct kern_pool *pool, size_t n, size_t chunk, kern_pool_fn *fn, void *arg)
 {
     if (!n)
         return;
     if (!chunk)
         chunk = default_chunk(n, pool->n_threads);
-    pool->chunk = chunk < n ? chunk : n;
+    chunk = chunk < n ? chunk : n;
+    if (pool->n_threads == 1 || chunk == n) {
+        run_alone(n, chunk, fn, arg);
+        return;
+    }
+    pthread_mutex_lock(&pool->next);
+    pthread_mutex_lock(&pool->turn);
+    pthread_mutex_unlock(&pool->next);
+    pool->chunk = chunk;
     pool->fn = fn;
     pool->arg = arg;
     share_out(pool, n);
-    if (pool->n_threads == 1 || pool->chunk == n) {
-        take_chunks(pool, 0);
-        return;
-    }
     open_loop(pool);
     take_chunks(pool, 0);
     close_loop(pool);
+    pthread_mutex_unlock(&pool->turn);
 }

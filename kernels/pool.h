@@ -6,7 +6,7 @@
  * less. Between loops the
  * threads spin for at most 50 microseconds and then sleep.
  *
- * A pool belongs to one calling thread: run is not called from two threads at once.
+ * Several threads may call; their loops take turns.
  */
 #ifndef KERNELS_POOL_H
 #define KERNELS_POOL_H
@@ -28,7 +28,8 @@ void kern_pool_destroy(struct kern_pool *pool);
 
 unsigned kern_pool_threads(const struct kern_pool *pool);
 
-/* Does items [first, last); thread is in [0, threads), distinct for calls that run at once. */
+/* Does items [first, last); thread is in [0, threads), distinct for calls of one loop that run at
+ * once. */
 typedef void kern_pool_fn(void *arg, size_t first, size_t last, unsigned thread);
 
 /* Runs fn over [0, n) in chunks of `chunk` items (0: a size that gives each thread several) and

@@ -88,6 +88,10 @@ size_t kern_panel_bytes(const struct kern_type_info *info, size_t k);
 void kern_pack(const struct kern_type_info *info, void *dst, const void *src, size_t n_out,
                size_t k);
 
+/* The same where row r starts at src + r * row_bytes: k of a longer row's values, whole blocks. */
+void kern_pack_columns(const struct kern_type_info *info, void *dst, const void *src,
+                       size_t row_bytes, size_t n_out, size_t k);
+
 /* Writes column `column` of a packed F32 matrix of n_out rows of k: n_out values, one a row. Rows
  * that fill up the last panel become 0. */
 void kern_pack_column(float *packed, size_t n_out, size_t k, size_t column, const float *values);

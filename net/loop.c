@@ -21,7 +21,7 @@ struct net_loop {
     bool has_uv, has_wake, has_lock, has_signals;
     void *zmq;
     struct net__socket *zap;
-    unsigned held;
+    atomic_uint held;
     atomic_bool stopped;
 
     pthread_mutex_t lock;
@@ -51,13 +51,14 @@ void *net__loop_zmq(struct net_loop *loop)
 
 void net__loop_hold(struct net_loop *loop)
 {
-    loop->held++;
+    atomic_fetch_add(&loop->held, 1);
 }
 
 void net__loop_release(struct net_loop *loop)
 {
-    assert(loop->held > 0);
-    loop->held--;
+    unsigned before = atomic_fetch_sub(&loop->held, 1);
+    assert(before > 0);
+    (void)before;
 }
 
 /* Runs what was posted up to now; what these post comes at the next turn. */
@@ -146,7 +147,7 @@ void net_loop_destroy(struct net_loop *loop)
         uv_close((uv_handle_t *)&loop->wake, NULL);
     for (int i = 0; loop->has_signals && i < 2; i++)
         uv_close((uv_handle_t *)&loop->signals[i], NULL);
-    assert(loop->held == 0);
+    assert(atomic_load(&loop->held) == 0);
     if (loop->has_uv) {
         while (uv_run(&loop->uv, UV_RUN_DEFAULT) != 0)
             ;

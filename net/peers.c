@@ -5,8 +5,11 @@
  */
 #include "net/internal.h"
 
+#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "proto/log.h"
 
 #define BUCKETS   1024u
 #define MAX_PEERS 16384u
@@ -19,6 +22,7 @@ struct net__peers {
     size_t n_shunned;                       /* ever */
     size_t n;                               /* in by_number */
     net_peer last_number;
+    bool full_logged;
 };
 
 struct net__peers *net__peers_create(void)
@@ -76,6 +80,38 @@ struct net__peer *net__peers_take(struct net__peers *peers, const void *route, s
             memcmp(peer->key, key, PROTO_KEY_BYTES) == 0)
             return peer;
     return add(peers, at, route, route_len, key);
+}
+
+/* The key that CURVE has proven. */
+static bool proven_key(zmq_msg_t *frame, uint8_t key[PROTO_KEY_BYTES])
+{
+    const char *user = zmq_msg_gets(frame, "User-Id");
+    size_t len = 0;
+    return user &&
+           sodium_hex2bin(key, PROTO_KEY_BYTES, user, strlen(user), NULL, &len, NULL) == 0 &&
+           len == PROTO_KEY_BYTES;
+}
+
+struct net__peer *net__peers_sender(struct net__peers *peers, struct net__frames *frames)
+{
+    uint8_t key[PROTO_KEY_BYTES];
+    if (frames->n == 0 || !proven_key(&frames->header, key))
+        return NULL;
+    struct net__peer *peer = net__peers_take(peers, frames->route, frames->route_len, key);
+    if (!peer && !peers->full_logged) {
+        peers->full_logged = true;
+        proto_log(PROTO_LOG_ERROR, "NET-PEERS-FULL", "most=%u", MAX_PEERS);
+    }
+    return peer;
+}
+
+void net__peers_shun(struct net__peer *peer, const char *endpoint, const struct proto_error *error)
+{
+    char id[17];
+    sodium_bin2hex(id, sizeof id, peer->key, 8);
+    proto_log(PROTO_LOG_WARN, "NET-FRAME-BAD", "endpoint=%s peer=%llu key=%s... error=\"%s\"",
+              endpoint, (unsigned long long)peer->number, id, error->text);
+    peer->bad = true;
 }
 
 struct net__peer *net__peers_find(const struct net__peers *peers, net_peer number)

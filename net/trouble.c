@@ -1,15 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Tells a connection's owner why it does not come about. libzmq reconnects for ever and says what
- * happens on a monitor socket only.
- */
+/* Tells a connection's owner why it does not come about. */
 #include "net/internal.h"
 
 #include <errno.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* Said at the third attempt in vain (the other side may just be starting), then seldom. */
 #define FIRST_REPORT 3u
@@ -65,26 +59,13 @@ static void handle(struct net__trouble *trouble, unsigned event)
     }
 }
 
-/* An event is a frame {u16 event, u32 value} and a frame with the endpoint (zmq_socket_monitor). */
 static bool on_ready(void *arg)
 {
     struct net__trouble *trouble = arg;
-    uint16_t event = 0;
-    unsigned char frame[6];
-    int len;
-    do
-        len = zmq_recv(trouble->monitor, frame, sizeof frame, ZMQ_DONTWAIT);
-    while (len < 0 && errno == EINTR);
-    if (len < 0)
-        return false;
-    if (len == (int)sizeof frame)
-        memcpy(&event, frame, sizeof event);
-    int more = 1;
-    size_t size = sizeof more;
-    while (zmq_getsockopt(trouble->monitor, ZMQ_RCVMORE, &more, &size) == 0 && more)
-        zmq_recv(trouble->monitor, NULL, 0, ZMQ_DONTWAIT);
-    handle(trouble, event);
-    return true;
+    unsigned event = net__monitor_event(trouble->monitor);
+    if (event)
+        handle(trouble, event);
+    return event != 0;
 }
 
 enum proto_status net__trouble_attach(struct net__trouble **out, struct net_loop *loop, void *zmq,
@@ -98,15 +79,9 @@ enum proto_status net__trouble_attach(struct net__trouble **out, struct net_loop
     trouble->watched = zmq;
     trouble->endpoint = endpoint;
     trouble->handler = handler;
-    /* Never used twice: libzmq lets go of an address some time after its socket was closed. */
-    static atomic_ulong number;
-    char address[64];
-    snprintf(address, sizeof address, "inproc://trouble-%lu", atomic_fetch_add(&number, 1));
     enum proto_status status = PROTO_OK;
-    trouble->monitor = zmq_socket(net__loop_zmq(loop), ZMQ_PAIR);
-    /* The monitor's reader is connected before there are events: libzmq waits for it. */
-    if (!trouble->monitor || zmq_socket_monitor(zmq, address, EVENTS) != 0 ||
-        zmq_connect(trouble->monitor, address) != 0)
+    trouble->monitor = net__monitor_open(loop, zmq, EVENTS);
+    if (!trouble->monitor)
         status = proto_fail_errno(error, errno, "cannot watch", endpoint);
     else
         status =
@@ -115,9 +90,10 @@ enum proto_status net__trouble_attach(struct net__trouble **out, struct net_loop
         *out = trouble;
         return PROTO_OK;
     }
-    zmq_socket_monitor(zmq, NULL, 0);
-    if (trouble->monitor)
+    if (trouble->monitor) {
+        net__monitor_stop(zmq);
         zmq_close(trouble->monitor);
+    }
     free(trouble);
     return status;
 }
@@ -126,6 +102,6 @@ void net__trouble_detach(struct net__trouble *trouble)
 {
     if (!trouble)
         return;
-    zmq_socket_monitor(trouble->watched, NULL, 0);
+    net__monitor_stop(trouble->watched);
     net__socket_close(trouble->socket, 0, free, trouble);
 }

@@ -6,7 +6,7 @@
 #define PROTO_LIMITS_H
 
 /* The wire's version; a worker of another version is refused with both numbers named. */
-#define PROTO_WIRE_VERSION 1u
+#define PROTO_WIRE_VERSION 2u
 
 /* Model shape (from a file's metadata). */
 #define PROTO_MAX_LAYERS       512u
@@ -26,6 +26,8 @@
 #define PROTO_MAX_BATCH_ROWS   8192u
 #define PROTO_MAX_BATCH_RANGES 4096u
 #define PROTO_MAX_CANDIDATES   4096u /* a row, short of the whole vocabulary */
+#define PROTO_MAX_PARTS        16384u /* of experts, of all workers together */
+#define PROTO_MAX_SLICES       64u    /* of an expert */
 
 /* Wire frames. */
 #define PROTO_MAX_HEADER_BYTES  (4u << 20)   /* a protobuf frame */

@@ -10,6 +10,14 @@ static void load_finish(struct proto_load *load)
         for (uint32_t i = 0; i < load->n_files; i++)
             free(load->files[i]);
     free(load->files);
+    if (load->hosts)
+        for (uint32_t i = 0; i < load->n_hosts; i++) {
+            free(load->hosts[i].endpoint);
+            free(load->hosts[i].name);
+        }
+    free(load->hosts);
+    free(load->parts);
+    free(load->askers);
     free(load->next_endpoint);
 }
 
@@ -19,6 +27,7 @@ void proto_msg_finish(struct proto_msg *msg)
     case PROTO_MSG_HELLO:
         free(msg->hello.name);
         free(msg->hello.endpoint);
+        free(msg->hello.expert_endpoint);
         free(msg->hello.isa);
         break;
     case PROTO_MSG_REFUSE:
@@ -34,10 +43,15 @@ void proto_msg_finish(struct proto_msg *msg)
         free(msg->batch.ranges);
         free(msg->batch.drops);
         free(msg->batch.times);
+        free(msg->batch.host_times);
         break;
     case PROTO_MSG_RESULT:
         free(msg->result.rows);
         free(msg->result.times);
+        free(msg->result.host_times);
+        break;
+    case PROTO_MSG_EXPERTS_DONE:
+        free(msg->experts_done.text);
         break;
     default:
         break;
@@ -82,6 +96,8 @@ const char *proto_kind_name(enum proto_kind kind)
         [PROTO_MSG_LINKED] = "linked",     [PROTO_MSG_BATCH] = "batch",
         [PROTO_MSG_RESULT] = "result",     [PROTO_MSG_BYE] = "bye",
         [PROTO_MSG_MEASURE] = "measure",   [PROTO_MSG_MEASURED] = "measured",
+        [PROTO_MSG_EXPERTS] = "experts",   [PROTO_MSG_EXPERTS_DONE] = "experts_done",
+        [PROTO_MSG_USAGE] = "usage",       [PROTO_MSG_USED] = "used",
     };
     unsigned i = (unsigned)kind;
     return i < sizeof names / sizeof *names && names[i] ? names[i] : "unknown";

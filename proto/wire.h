@@ -39,7 +39,11 @@ enum proto_kind {
     PROTO_MSG_RESULT = 17,  /* last stage -> coordinator; payload: see struct proto_result */
     PROTO_MSG_BYE = 18,     /* either side: closing */
     PROTO_MSG_MEASURE = 19, /* coordinator -> worker: measure the read bandwidth */
-    PROTO_MSG_MEASURED = 20 /* worker -> coordinator */
+    PROTO_MSG_MEASURED = 20, /* worker -> coordinator */
+    PROTO_MSG_EXPERTS = 21,  /* stage -> expert host; payload: rows (worker/expert_rows.h) */
+    PROTO_MSG_EXPERTS_DONE = 22, /* expert host -> stage; payload: the answer */
+    PROTO_MSG_USAGE = 23,        /* coordinator -> stage: how often was each expert chosen? */
+    PROTO_MSG_USED = 24          /* stage -> coordinator; payload: see struct proto_used */
 };
 
 struct proto_hello {
@@ -47,6 +51,7 @@ struct proto_hello {
     char *name;                        /* shown to people; unique names are the coordinator's care */
     uint8_t proof[PROTO_KEY_BYTES];    /* keyed BLAKE2b of the worker's public key by the secret */
     char *endpoint;                    /* where this worker listens for the stage before it */
+    char *expert_endpoint;             /* and where for stages that need experts of it */
     uint64_t memory_bytes;             /* what it offers */
     uint32_t threads;
     char *isa;                         /* "avx512" */
@@ -74,8 +79,26 @@ struct proto_pong {
     uint64_t rss_bytes;  /* resident memory */
 };
 
+/* A worker that holds routed experts. */
+struct proto_host {
+    char *endpoint; /* where it listens for requests */
+    char *name;     /* for error texts */
+    uint8_t key[PROTO_KEY_BYTES];
+};
+
+/* As struct shard_expert_part; `host` is a number in the load's hosts. */
+struct proto_part {
+    uint32_t host;
+    uint32_t layer_first, layer_end;
+    uint32_t expert_first, expert_end;
+    uint32_t slice, n_slices;
+};
+
+#define PROTO_NO_HOST UINT32_MAX
+
 struct proto_load {
     uint64_t epoch;
+    bool has_stage; /* false: the worker holds experts alone, and has no layers */
     uint32_t stage, n_stages;
     uint32_t layer_first, layer_end;
     bool embed, head;
@@ -88,6 +111,13 @@ struct proto_load {
     uint8_t previous_key[PROTO_KEY_BYTES];  /* of the stage before, or of the coordinator */
     char **files;                           /* local copy of the model to read, may be empty */
     uint32_t n_files;
+    struct proto_host *hosts; /* all workers that hold experts */
+    uint32_t n_hosts;
+    uint32_t self;            /* this worker's number among them, or PROTO_NO_HOST */
+    struct proto_part *parts; /* the experts of all hosts; none: stages hold those of their layers */
+    uint32_t n_parts;
+    uint8_t (*askers)[PROTO_KEY_BYTES]; /* keys of the stages that may ask this host */
+    uint32_t n_askers;
 };
 
 struct proto_progress {
@@ -162,6 +192,17 @@ struct proto_stage_time {
     uint64_t started_ns, finished_ns; /* computing */
     uint64_t sent_ns;     /* handed to the next socket */
     uint64_t bytes;       /* received */
+    uint64_t expert_wait_ns; /* between started and finished: for experts of other workers */
+};
+
+/* What a batch had of an expert host: sums over the requests of all stages up to now. */
+struct proto_host_time {
+    uint64_t host; /* its number in the load's hosts */
+    uint64_t requests;
+    uint64_t bytes_out, bytes_in; /* payloads, as the stage sees them */
+    uint64_t compute_ns;           /* of the host */
+    uint64_t wire_ns;              /* from request to answer less that: on the way, and in queues */
+    uint64_t wait_ns;              /* that the stage did nothing but wait for it */
 };
 
 struct proto_batch {
@@ -172,6 +213,8 @@ struct proto_batch {
     uint32_t n_drops;
     struct proto_stage_time *times; /* one for each stage passed so far */
     uint32_t n_times;
+    struct proto_host_time *host_times; /* one for each host that was asked */
+    uint32_t n_host_times;
 };
 
 /* A part of a batch's results: rows in the order of the batch's wanted rows. The payload holds,
@@ -193,6 +236,28 @@ struct proto_result {
     uint32_t n_rows;
     struct proto_stage_time *times; /* all stages; in the last part only */
     uint32_t n_times;
+    struct proto_host_time *host_times; /* likewise */
+    uint32_t n_host_times;
+};
+
+struct proto_experts {
+    uint64_t epoch;
+    uint64_t number; /* of the request, never used twice by a stage in an epoch */
+    uint32_t layer;
+};
+
+struct proto_experts_done {
+    uint64_t epoch, number;    /* of the request */
+    enum proto_status status;  /* OK: the payload is the answer */
+    char *text;                /* else what failed */
+    uint64_t compute_ns;
+};
+
+/* The payload counts, for each of the layers and each expert, the rows that chose it since the last
+ * time that the stage was asked: n_layers x n_experts u32, little-endian. */
+struct proto_used {
+    uint64_t epoch;
+    uint32_t layer_first, n_layers, n_experts;
 };
 
 struct proto_msg {
@@ -216,6 +281,9 @@ struct proto_msg {
         struct proto_result result;
         struct proto_measure measure;
         struct proto_measured measured;
+        struct proto_experts experts;
+        struct proto_experts_done experts_done;
+        struct proto_used used;
     };
 };
 

@@ -83,10 +83,41 @@ static enum proto_status check_welcome(const struct check *c, const struct proto
     return number(c, "deadline_ms", welcome->deadline_ms, 1, MAX_PERIOD_MS);
 }
 
+static enum proto_status check_part(const struct check *c, const struct proto_part *part,
+                                    uint32_t n_hosts)
+{
+    TRY(number(c, "part's host", part->host, 0, (uint64_t)n_hosts - 1));
+    TRY(number(c, "part's layer_end", part->layer_end, 1, PROTO_MAX_LAYERS));
+    TRY(number(c, "part's layer_first", part->layer_first, 0, part->layer_end - 1));
+    TRY(number(c, "part's expert_end", part->expert_end, 1, PROTO_MAX_EXPERTS));
+    TRY(number(c, "part's expert_first", part->expert_first, 0, part->expert_end - 1));
+    TRY(number(c, "part's n_slices", part->n_slices, 1, PROTO_MAX_SLICES));
+    return number(c, "part's slice", part->slice, 0, part->n_slices - 1);
+}
+
+static enum proto_status check_hosts(const struct check *c, const struct proto_load *load)
+{
+    TRY(list(c, "hosts", load->hosts, load->n_hosts, PROTO_MAX_WORKERS));
+    TRY(list(c, "parts", load->parts, load->n_parts, load->n_hosts ? PROTO_MAX_PARTS : 0));
+    TRY(list(c, "askers", load->askers, load->n_askers, PROTO_MAX_WORKERS));
+    for (uint32_t i = 0; i < load->n_hosts; i++) {
+        TRY(string(c, "host's endpoint", load->hosts[i].endpoint));
+        TRY(string(c, "host's name", load->hosts[i].name));
+    }
+    for (uint32_t i = 0; i < load->n_parts; i++)
+        TRY(check_part(c, &load->parts[i], load->n_hosts));
+    if (load->self == PROTO_NO_HOST)
+        return PROTO_OK;
+    return number(c, "self", load->self + 1ull, 1, load->n_hosts);
+}
+
 static enum proto_status check_load(const struct check *c, const struct proto_load *load)
 {
+    bool has_stage = load->has_stage;
     TRY(number(c, "n_stages", load->n_stages, 1, PROTO_MAX_WORKERS));
     TRY(number(c, "stage", load->stage, 0, load->n_stages - 1));
+    if (!has_stage && (load->layer_end || load->embed || load->head))
+        return proto_fail(c->error, c->status, "%s message: layers without a stage", c->kind);
     TRY(number(c, "layer_end", load->layer_end, 0, PROTO_MAX_LAYERS));
     TRY(number(c, "layer_first", load->layer_first, 0, load->layer_end));
     TRY(number(c, "ctx", load->ctx, 1, PROTO_MAX_CONTEXT));
@@ -96,7 +127,7 @@ static enum proto_status check_load(const struct check *c, const struct proto_lo
     TRY(list(c, "files", load->files, load->n_files, PROTO__MAX_FILES));
     for (uint32_t i = 0; i < load->n_files; i++)
         TRY(string(c, "files", load->files[i]));
-    return PROTO_OK;
+    return check_hosts(c, load);
 }
 
 static enum proto_status check_fetch(const struct check *c, const struct proto_fetch *fetch)
@@ -112,12 +143,22 @@ static enum proto_status check_chunk(const struct check *c, const struct proto_c
     return number(c, "offset", chunk->offset, 0, PROTO_PIECE_BYTES - 1);
 }
 
+static enum proto_status host_times(const struct check *c, const struct proto_host_time *times,
+                                    uint32_t n)
+{
+    TRY(list(c, "host_times", times, n, PROTO_MAX_WORKERS));
+    for (uint32_t i = 0; i < n; i++)
+        TRY(number(c, "host", times[i].host, 0, PROTO_MAX_WORKERS - 1));
+    return PROTO_OK;
+}
+
 static enum proto_status check_batch(const struct check *c, const struct proto_batch *batch)
 {
     TRY(number(c, "batch", batch->batch, 1, UINT64_MAX));
     TRY(list(c, "ranges", batch->ranges, batch->n_ranges, PROTO_MAX_BATCH_RANGES));
     TRY(list(c, "drops", batch->drops, batch->n_drops, PROTO_MAX_SEQUENCES));
     TRY(list(c, "times", batch->times, batch->n_times, PROTO_MAX_WORKERS));
+    TRY(host_times(c, batch->host_times, batch->n_host_times));
     for (uint32_t i = 0; i < batch->n_ranges; i++) {
         const struct proto_range *range = &batch->ranges[i];
         TRY(number(c, "seq", range->seq, 0, PROTO_MAX_SEQUENCES - 1));
@@ -136,6 +177,7 @@ static enum proto_status check_result(const struct check *c, const struct proto_
     TRY(number(c, "batch", result->batch, 1, UINT64_MAX));
     TRY(list(c, "rows", result->rows, result->n_rows, PROTO_MAX_BATCH_ROWS));
     TRY(list(c, "times", result->times, result->n_times, PROTO_MAX_WORKERS));
+    TRY(host_times(c, result->host_times, result->n_host_times));
     TRY(number(c, "n_vocab", result->n_vocab, result->n_rows > 0, PROTO_MAX_VOCAB));
     for (uint32_t i = 0; i < result->n_rows; i++) {
         const struct proto_result_row *row = &result->rows[i];
@@ -156,6 +198,20 @@ static enum proto_status check_measured(const struct check *c,
     if (measured->read_bytes_s < 0)
         return proto_fail(c->error, c->status, "%s message: read_bytes_s is negative", c->kind);
     return PROTO_OK;
+}
+
+static enum proto_status check_done(const struct check *c, const struct proto_experts_done *done)
+{
+    if (done->status != PROTO_OK)
+        TRY(code(c, done->status));
+    return string(c, "text", done->text);
+}
+
+static enum proto_status check_used(const struct check *c, const struct proto_used *used)
+{
+    TRY(number(c, "n_experts", used->n_experts, 0, PROTO_MAX_EXPERTS));
+    TRY(number(c, "n_layers", used->n_layers, 0, PROTO_MAX_LAYERS));
+    return number(c, "layer_first", used->layer_first, 0, PROTO_MAX_LAYERS - used->n_layers);
 }
 
 enum proto_status proto__msg_check(const struct proto_msg *msg, enum proto_status status,
@@ -193,12 +249,19 @@ enum proto_status proto__msg_check(const struct proto_msg *msg, enum proto_statu
         return number(&c, "bytes", msg->measure.bytes, 1, MAX_MEASURE_BYTES);
     case PROTO_MSG_MEASURED:
         return check_measured(&c, &msg->measured);
+    case PROTO_MSG_EXPERTS:
+        return number(&c, "layer", msg->experts.layer, 0, PROTO_MAX_LAYERS - 1);
+    case PROTO_MSG_EXPERTS_DONE:
+        return check_done(&c, &msg->experts_done);
+    case PROTO_MSG_USED:
+        return check_used(&c, &msg->used);
     case PROTO_MSG_PING:
     case PROTO_MSG_PONG:
     case PROTO_MSG_READY:
     case PROTO_MSG_LINK:
     case PROTO_MSG_LINKED:
     case PROTO_MSG_BYE:
+    case PROTO_MSG_USAGE:
         return PROTO_OK;
     }
     return proto_fail(error, status, "message of unknown kind %u", (unsigned)msg->kind);

@@ -121,6 +121,21 @@ static enum proto_status take_times(struct proto_stage_time **out, uint32_t *n_o
     return PROTO_OK;
 }
 
+static enum proto_status take_host_times(struct proto_host_time **out, uint32_t *n_out,
+                                         const uint64_t *words, size_t n_words,
+                                         struct proto_error *error)
+{
+    size_t n = n_words / PROTO__HOST_TIME_WORDS;
+    if (n_words % PROTO__HOST_TIME_WORDS != 0 || n > PROTO_MAX_WORKERS)
+        return bad(error, "a wrong number of host times");
+    if (take_array(out, n, sizeof **out, error) != PROTO_OK)
+        return PROTO_NOMEM;
+    *n_out = (uint32_t)n;
+    if (n)
+        memcpy(*out, words, n_words * sizeof *words);
+    return PROTO_OK;
+}
+
 static enum proto_status take_hello(struct proto_hello *out, const Wire__Hello *hello,
                                     struct proto_error *error)
 {
@@ -132,6 +147,8 @@ static enum proto_status take_hello(struct proto_hello *out, const Wire__Hello *
         status = take_text(&out->endpoint, hello->endpoint, error);
     if (status == PROTO_OK)
         status = take_text(&out->isa, hello->isa, error);
+    if (status == PROTO_OK)
+        status = take_text(&out->expert_endpoint, hello->expert_endpoint, error);
     /* Another version may prove itself in another way; it must hear that its version differs. */
     if (status == PROTO_OK && hello->version == PROTO_WIRE_VERSION)
         status = take_key(out->proof, &hello->proof, error);
@@ -161,6 +178,51 @@ static enum proto_status take_files(struct proto_load *out, const Wire__Load *lo
     return status;
 }
 
+static enum proto_status take_hosts(struct proto_load *out, const Wire__Load *load,
+                                    struct proto_error *error)
+{
+    size_t n = load->n_host_endpoints;
+    if (n > PROTO_MAX_WORKERS || load->n_host_names != n ||
+        load->host_keys.len != n * PROTO_KEY_BYTES)
+        return bad(error, "a wrong number of hosts");
+    enum proto_status status = take_array(&out->hosts, n, sizeof *out->hosts, error);
+    if (status != PROTO_OK)
+        return status;
+    out->n_hosts = (uint32_t)n;
+    for (size_t i = 0; i < n && status == PROTO_OK; i++) {
+        struct proto_host *host = &out->hosts[i];
+        memcpy(host->key, load->host_keys.data + i * PROTO_KEY_BYTES, PROTO_KEY_BYTES);
+        status = take_text(&host->endpoint, load->host_endpoints[i], error);
+        if (status == PROTO_OK)
+            status = take_text(&host->name, load->host_names[i], error);
+    }
+    return status;
+}
+
+/* Who holds which experts, and who may ask. */
+static enum proto_status take_parts(struct proto_load *out, const Wire__Load *load,
+                                    struct proto_error *error)
+{
+    size_t n = load->n_parts / PROTO__PART_WORDS, n_askers = load->asker_keys.len / PROTO_KEY_BYTES;
+    if (load->n_parts % PROTO__PART_WORDS != 0 || n > PROTO_MAX_PARTS)
+        return bad(error, "a wrong number of parts");
+    if (load->asker_keys.len % PROTO_KEY_BYTES != 0 || n_askers > PROTO_MAX_WORKERS)
+        return bad(error, "a wrong number of askers");
+    enum proto_status status = take_array(&out->parts, n, sizeof *out->parts, error);
+    if (status == PROTO_OK)
+        status = take_array(&out->askers, n_askers, sizeof *out->askers, error);
+    if (status != PROTO_OK)
+        return status;
+    out->self = load->self;
+    out->n_parts = (uint32_t)n;
+    out->n_askers = (uint32_t)n_askers;
+    if (n)
+        memcpy(out->parts, load->parts, n * sizeof *out->parts);
+    if (n_askers)
+        memcpy(out->askers, load->asker_keys.data, n_askers * PROTO_KEY_BYTES);
+    return PROTO_OK;
+}
+
 static enum proto_status take_load(struct proto_load *out, const Wire__Load *load,
                                    struct proto_error *error)
 {
@@ -176,6 +238,7 @@ static enum proto_status take_load(struct proto_load *out, const Wire__Load *loa
     out->max_seqs = load->max_seqs;
     out->max_rows = load->max_rows;
     out->inexact = load->inexact;
+    out->has_stage = load->has_stage;
     enum proto_status status = take_text(&out->next_endpoint, load->next_endpoint, error);
     if (status == PROTO_OK)
         status = take_key(out->next_key, &load->next_key, error);
@@ -183,6 +246,10 @@ static enum proto_status take_load(struct proto_load *out, const Wire__Load *loa
         status = take_key(out->previous_key, &load->previous_key, error);
     if (status == PROTO_OK)
         status = take_files(out, load, error);
+    if (status == PROTO_OK)
+        status = take_hosts(out, load, error);
+    if (status == PROTO_OK)
+        status = take_parts(out, load, error);
     return status;
 }
 
@@ -211,6 +278,9 @@ static enum proto_status take_batch(struct proto_batch *out, const Wire__Batch *
         status = take_array(&out->drops, batch->n_drops, sizeof *out->drops, error);
     if (status == PROTO_OK)
         status = take_times(&out->times, &out->n_times, batch->times, batch->n_times, error);
+    if (status == PROTO_OK)
+        status = take_host_times(&out->host_times, &out->n_host_times, batch->host_times,
+                                 batch->n_host_times, error);
     if (status != PROTO_OK)
         return status;
     out->n_ranges = (uint32_t)n;
@@ -243,6 +313,9 @@ static enum proto_status take_result(struct proto_result *out, const Wire__Resul
     enum proto_status status = take_array(&out->rows, n, sizeof *out->rows, error);
     if (status == PROTO_OK)
         status = take_times(&out->times, &out->n_times, result->times, result->n_times, error);
+    if (status == PROTO_OK)
+        status = take_host_times(&out->host_times, &out->n_host_times, result->host_times,
+                                 result->n_host_times, error);
     if (status != PROTO_OK)
         return status;
     out->n_rows = (uint32_t)n;
@@ -252,6 +325,18 @@ static enum proto_status take_result(struct proto_result *out, const Wire__Resul
                                                  .count = result->count[i],
                                                  .lse = result->lse[i]};
     return PROTO_OK;
+}
+
+static enum proto_status take_done(struct proto_experts_done *out, const Wire__ExpertsDone *done,
+                                   struct proto_error *error)
+{
+    if ((uint32_t)proto_status_from_wire(done->status) != done->status)
+        return bad(error, "an unknown status");
+    out->epoch = done->epoch;
+    out->number = done->number;
+    out->status = (enum proto_status)done->status;
+    out->compute_ns = done->compute_ns;
+    return take_text(&out->text, done->text, error);
 }
 
 /* The bodies without lists and strings. */
@@ -313,6 +398,17 @@ static void take_plain(struct proto_msg *out, const Wire__Msg *wire)
     case PROTO_MSG_MEASURED:
         out->measured.read_bytes_s = wire->measured->read_bytes_s;
         break;
+    case PROTO_MSG_EXPERTS:
+        out->experts = (struct proto_experts){.epoch = wire->experts->epoch,
+                                              .number = wire->experts->number,
+                                              .layer = wire->experts->layer};
+        break;
+    case PROTO_MSG_USED:
+        out->used = (struct proto_used){.epoch = wire->used->epoch,
+                                        .layer_first = wire->used->layer_first,
+                                        .n_layers = wire->used->n_layers,
+                                        .n_experts = wire->used->n_experts};
+        break;
     default:
         break;
     }
@@ -337,6 +433,8 @@ static enum proto_status take(struct proto_msg *out, const Wire__Msg *wire,
         return take_batch(&out->batch, wire->batch, error);
     case PROTO_MSG_RESULT:
         return take_result(&out->result, wire->result, error);
+    case PROTO_MSG_EXPERTS_DONE:
+        return take_done(&out->experts_done, wire->experts_done, error);
     default:
         take_plain(out, wire);
         return PROTO_OK;

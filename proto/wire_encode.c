@@ -9,8 +9,10 @@
 
 static_assert(sizeof(struct proto_stage_time) == PROTO__TIME_WORDS * sizeof(uint64_t),
               "a stage's times are copied as words");
-static_assert((int)PROTO_MSG_MEASURED == (int)WIRE__MSG__BODY_MEASURED,
-              "a kind is the number of its body");
+static_assert(sizeof(struct proto_host_time) == PROTO__HOST_TIME_WORDS * sizeof(uint64_t) &&
+                  sizeof(struct proto_part) == PROTO__PART_WORDS * sizeof(uint32_t),
+              "as are what a batch had of a host, and a part of experts");
+static_assert((int)PROTO_MSG_USED == (int)WIRE__MSG__BODY_USED, "a kind is the number of its body");
 
 /* The body of any message; a pointer to it goes into the oneof. */
 union body {
@@ -30,6 +32,10 @@ union body {
     Wire__Bye bye;
     Wire__Measure measure;
     Wire__Measured measured;
+    Wire__Experts experts;
+    Wire__ExpertsDone experts_done;
+    Wire__Usage usage;
+    Wire__Used used;
 };
 
 static char empty[] = "";
@@ -52,6 +58,7 @@ static void fill_hello(Wire__Hello *out, const struct proto_hello *hello)
     out->name = text(hello->name);
     out->proof = key(hello->proof);
     out->endpoint = text(hello->endpoint);
+    out->expert_endpoint = text(hello->expert_endpoint);
     out->memory_bytes = hello->memory_bytes;
     out->threads = hello->threads;
     out->isa = text(hello->isa);
@@ -82,17 +89,42 @@ static void fill_pong(Wire__Pong *out, const struct proto_pong *pong)
     out->rss_bytes = pong->rss_bytes;
 }
 
-/* files stand in scratch, where NULL is replaced. */
+/* Words that point to a packed list. */
+static uint64_t *host_words(const struct proto_host_time *times)
+{
+    return (uint64_t *)(void *)(uintptr_t)times;
+}
+
+/* Strings, of which NULL is replaced, and the hosts' keys stand in scratch. */
 static enum proto_status fill_load(Wire__Load *out, const struct proto_load *load, void **scratch,
                                    struct proto_error *error)
 {
-    char **files = calloc(load->n_files ? load->n_files : 1, sizeof *files);
+    size_t n_hosts = load->n_hosts, n_texts = load->n_files + 2 * n_hosts;
+    size_t bytes = n_texts * sizeof(char *) + n_hosts * PROTO_KEY_BYTES;
+    char **files = calloc(1, bytes ? bytes : 1);
     if (!files)
-        return proto_fail_nomem(error, load->n_files * sizeof *files, "file names");
+        return proto_fail_nomem(error, bytes, "a load message");
     *scratch = files;
+    char **endpoints = files + load->n_files, **names = endpoints + n_hosts;
+    uint8_t *keys = (uint8_t *)(names + n_hosts);
     for (uint32_t i = 0; i < load->n_files; i++)
         files[i] = text(load->files[i]);
+    for (size_t i = 0; i < n_hosts; i++) {
+        endpoints[i] = text(load->hosts[i].endpoint);
+        names[i] = text(load->hosts[i].name);
+        memcpy(keys + i * PROTO_KEY_BYTES, load->hosts[i].key, PROTO_KEY_BYTES);
+    }
     wire__load__init(out);
+    out->has_stage = load->has_stage;
+    out->n_host_endpoints = out->n_host_names = n_hosts;
+    out->host_endpoints = endpoints;
+    out->host_names = names;
+    out->host_keys = (ProtobufCBinaryData){n_hosts * PROTO_KEY_BYTES, keys};
+    out->self = load->self;
+    out->n_parts = (size_t)load->n_parts * PROTO__PART_WORDS;
+    out->parts = (uint32_t *)(void *)load->parts;
+    out->asker_keys = (ProtobufCBinaryData){load->n_askers * PROTO_KEY_BYTES,
+                                            load->n_askers ? load->askers[0] : NULL};
     out->epoch = load->epoch;
     out->stage = load->stage;
     out->n_stages = load->n_stages;
@@ -185,6 +217,8 @@ static enum proto_status fill_batch(Wire__Batch *out, const struct proto_batch *
     out->drops = batch->drops;
     out->n_times = words;
     out->times = times;
+    out->n_host_times = (size_t)batch->n_host_times * PROTO__HOST_TIME_WORDS;
+    out->host_times = host_words(batch->host_times);
     return PROTO_OK;
 }
 
@@ -220,7 +254,36 @@ static enum proto_status fill_result(Wire__Result *out, const struct proto_resul
     out->lse = lse;
     out->n_times = words;
     out->times = times;
+    out->n_host_times = (size_t)result->n_host_times * PROTO__HOST_TIME_WORDS;
+    out->host_times = host_words(result->host_times);
     return PROTO_OK;
+}
+
+static void fill_experts(Wire__Experts *out, const struct proto_experts *experts)
+{
+    wire__experts__init(out);
+    out->epoch = experts->epoch;
+    out->number = experts->number;
+    out->layer = experts->layer;
+}
+
+static void fill_experts_done(Wire__ExpertsDone *out, const struct proto_experts_done *done)
+{
+    wire__experts_done__init(out);
+    out->epoch = done->epoch;
+    out->number = done->number;
+    out->status = (uint32_t)done->status;
+    out->text = text(done->text);
+    out->compute_ns = done->compute_ns;
+}
+
+static void fill_used(Wire__Used *out, const struct proto_used *used)
+{
+    wire__used__init(out);
+    out->epoch = used->epoch;
+    out->layer_first = used->layer_first;
+    out->n_layers = used->n_layers;
+    out->n_experts = used->n_experts;
 }
 
 static void fill_epoch(Wire__Epoch *out, uint64_t epoch)
@@ -320,6 +383,18 @@ static enum proto_status fill(union body *body, const struct proto_msg *msg, voi
         break;
     case PROTO_MSG_MEASURED:
         fill_measured(&body->measured, &msg->measured);
+        break;
+    case PROTO_MSG_EXPERTS:
+        fill_experts(&body->experts, &msg->experts);
+        break;
+    case PROTO_MSG_EXPERTS_DONE:
+        fill_experts_done(&body->experts_done, &msg->experts_done);
+        break;
+    case PROTO_MSG_USAGE:
+        wire__usage__init(&body->usage);
+        break;
+    case PROTO_MSG_USED:
+        fill_used(&body->used, &msg->used);
         break;
     }
     return PROTO_OK;

@@ -19,7 +19,7 @@ struct costs {
 struct planner {
     const struct shard_model *model;
     const struct shard_plan_worker *workers;
-    uint32_t n_workers;
+    uint32_t n_workers, n_hosts; /* that may be stages; after them, that hold experts */
     const struct shard_plan_options *options;
     struct proto_error *error;
     struct costs costs;
@@ -38,14 +38,40 @@ static const char *bytes_text(uint64_t bytes, char text[BYTES_TEXT])
     return text;
 }
 
-/* Fills the three sizes of a stage from the program it would run with that many threads. */
+/* The split that a worker's program is cut by. Before the plan has parts, experts that are to be
+ * elsewhere are on the last worker. */
+static struct shard_split split_of(const struct planner *p, const struct shard_plan *plan,
+                                   struct shard_expert_part *elsewhere)
+{
+    *elsewhere = (struct shard_expert_part){.worker = p->n_workers + p->n_hosts - 1,
+                                            .layer_end = p->model->n_layers,
+                                            .expert_end = p->model->n_experts,
+                                            .n_slices = 1};
+    struct shard_split split = {0};
+    if (plan && plan->n_parts) {
+        split.parts = plan->parts;
+        split.n_parts = plan->n_parts;
+    } else if (p->n_hosts && p->model->n_experts) {
+        split.parts = elsewhere;
+        split.n_parts = 1;
+    }
+    return split;
+}
+
+/* Fills the three sizes of a stage from the program it would run with that many threads. plan is
+ * NULL, or has the parts. */
 static enum proto_status measure(const struct planner *p, uint32_t threads,
-                                 struct shard_stage *stage)
+                                 const struct shard_plan *plan, struct shard_stage *stage)
 {
     struct shard_program *program;
-    enum proto_status status =
-        shard_program_create(&program, p->model, stage->layer_first, stage->layer_end, stage->embed,
-                             stage->head, p->error);
+    struct shard_expert_part elsewhere;
+    struct shard_split split = split_of(p, plan, &elsewhere);
+    split.layer_first = stage->layer_first;
+    split.layer_end = stage->layer_end;
+    split.embed = stage->embed;
+    split.head = stage->head;
+    split.worker = stage->worker;
+    enum proto_status status = shard_program_create_split(&program, p->model, &split, p->error);
     if (status != PROTO_OK)
         return status;
     stage->weight_bytes = shard_program_weight_bytes(program);
@@ -53,6 +79,21 @@ static enum proto_status measure(const struct planner *p, uint32_t threads,
         shard_kv_limit(program, p->options->kv, p->options->ctx, p->options->max_seqs);
     stage->scratch_bytes = shard_program_buffer_bytes(program, p->options->max_rows) +
                            threads * shard_attention_scratch_bytes(program, p->options->ctx);
+    shard_program_destroy(program);
+    return PROTO_OK;
+}
+
+static enum proto_status measure_host(const struct planner *p, const struct shard_plan *plan,
+                                      struct shard_plan_host *host)
+{
+    struct shard_program *program;
+    struct shard_split split = {
+        .worker = host->worker, .parts = plan->parts, .n_parts = plan->n_parts};
+    enum proto_status status = shard_program_create_host(&program, p->model, &split, p->error);
+    if (status != PROTO_OK)
+        return status;
+    host->weight_bytes = shard_program_weight_bytes(program);
+    host->scratch_bytes = shard_program_buffer_bytes(program, p->options->max_rows);
     shard_program_destroy(program);
     return PROTO_OK;
 }
@@ -69,15 +110,15 @@ static enum proto_status fill_costs(struct planner *p)
     struct shard_stage embed = {.embed = true}, head = {.head = true};
     struct shard_stage both = {.embed = true, .head = true};
     struct shard_stage all = {.layer_end = n, .embed = true, .head = true}, thread = all;
-    enum proto_status status = measure(p, 0, &embed);
+    enum proto_status status = measure(p, 0, NULL, &embed);
     if (status == PROTO_OK)
-        status = measure(p, 0, &head);
+        status = measure(p, 0, NULL, &head);
     if (status == PROTO_OK)
-        status = measure(p, 0, &both);
+        status = measure(p, 0, NULL, &both);
     if (status == PROTO_OK)
-        status = measure(p, 0, &all);
+        status = measure(p, 0, NULL, &all);
     if (status == PROTO_OK)
-        status = measure(p, 1, &thread);
+        status = measure(p, 1, NULL, &thread);
     c->embed = embed.weight_bytes;
     c->head = head.weight_bytes;
     c->tied = embed.weight_bytes + head.weight_bytes - both.weight_bytes;
@@ -86,7 +127,7 @@ static enum proto_status fill_costs(struct planner *p)
     for (uint32_t il = 0; il < n && status == PROTO_OK; il++) {
         const struct shard_layer *layer = &p->model->layers[il];
         struct shard_stage one = {.layer_first = il, .layer_end = il + 1};
-        status = measure(p, 0, &one);
+        status = measure(p, 0, NULL, &one);
         uint64_t own_kv = layer->kv_layer == il ? one.kv_bytes : 0;
         c->sums[il + 1] = c->sums[il] + one.weight_bytes + own_kv;
         c->shared[il + 1] = c->shared[il] + (layer->kv_shared ? own_kv : 0);
@@ -238,11 +279,38 @@ static enum proto_status fail_worker(const struct planner *p, const struct shard
                       bytes_text(needed, b), bytes_text(needed - w->memory_bytes, c));
 }
 
+static enum proto_status fail_host(const struct planner *p, const struct shard_plan *plan,
+                                   const struct shard_plan_host *host)
+{
+    char a[BYTES_TEXT], b[BYTES_TEXT], c[BYTES_TEXT];
+    const struct shard_plan_worker *w = &p->workers[host->worker];
+    const struct shard_expert_part *part = plan->parts;
+    uint64_t needed = host->weight_bytes + host->scratch_bytes;
+    while (part->worker != host->worker)
+        part++;
+    return proto_fail(p->error, PROTO_CAPACITY,
+                      "worker %s offers %s, but experts %u-%u of layers %u-%u need %s: %s are "
+                      "missing",
+                      w->name, bytes_text(w->memory_bytes, a), part->expert_first,
+                      part->expert_end - 1, part->layer_first, part->layer_end - 1,
+                      bytes_text(needed, b), bytes_text(needed - w->memory_bytes, c));
+}
+
 static enum proto_status check_fit(const struct planner *p, const struct shard_plan *plan)
 {
     struct shard_stage sum = {0};
     const struct shard_stage *over = NULL;
+    const struct shard_plan_host *host_over = NULL;
     uint64_t offered = 0;
+    for (uint32_t i = 0; i < plan->n_hosts; i++) {
+        const struct shard_plan_host *host = &plan->hosts[i];
+        uint64_t memory = p->workers[host->worker].memory_bytes;
+        sum.weight_bytes += host->weight_bytes;
+        sum.scratch_bytes += host->scratch_bytes;
+        offered += memory;
+        if (host->weight_bytes + host->scratch_bytes > memory && !host_over)
+            host_over = host;
+    }
     for (uint32_t s = 0; s < plan->n_stages; s++) {
         const struct shard_stage *stage = &plan->stages[s];
         uint64_t memory = p->workers[stage->worker].memory_bytes;
@@ -253,9 +321,11 @@ static enum proto_status check_fit(const struct planner *p, const struct shard_p
         if (stage_bytes(stage) > memory && !over)
             over = stage;
     }
-    if (!over)
+    if (!over && !host_over)
         return PROTO_OK;
-    return stage_bytes(&sum) > offered ? fail_total(p, &sum, offered) : fail_worker(p, over);
+    if (stage_bytes(&sum) > offered)
+        return fail_total(p, &sum, offered);
+    return over ? fail_worker(p, over) : fail_host(p, plan, host_over);
 }
 
 static enum proto_status fill_stages(const struct planner *p, const uint32_t *ends,
@@ -264,15 +334,21 @@ static enum proto_status fill_stages(const struct planner *p, const uint32_t *en
     uint32_t first = 0;
     enum proto_status status = PROTO_OK;
     plan->n_stages = p->n_stages;
-    for (uint32_t s = 0; s < p->n_stages && status == PROTO_OK; s++) {
+    for (uint32_t s = 0; s < p->n_stages; s++) {
         plan->stages[s] = (struct shard_stage){.worker = p->chosen[s],
                                                .layer_first = first,
                                                .layer_end = ends[s],
                                                .embed = s == 0,
                                                .head = s + 1 == p->n_stages};
-        status = measure(p, p->workers[p->chosen[s]].threads, &plan->stages[s]);
         first = ends[s];
     }
+    if (p->n_hosts)
+        status = shard_plan_lay_experts(plan, p->model, p->n_workers, p->n_workers + p->n_hosts,
+                                        p->options, p->error);
+    for (uint32_t s = 0; s < p->n_stages && status == PROTO_OK; s++)
+        status = measure(p, p->workers[p->chosen[s]].threads, plan, &plan->stages[s]);
+    for (uint32_t i = 0; i < plan->n_hosts && status == PROTO_OK; i++)
+        status = measure_host(p, plan, &plan->hosts[i]);
     return status == PROTO_OK ? check_fit(p, plan) : status;
 }
 
@@ -302,6 +378,26 @@ static enum proto_status check_request(const struct planner *p)
                           (unsigned long long)o->ctx, o->max_seqs, o->max_rows, PROTO_MAX_CONTEXT,
                           PROTO_MAX_SEQUENCES, PROTO_MAX_BATCH_ROWS);
     return shard_kv_check(p->model, o->kv, p->error);
+}
+
+/* Sets workers apart that hold experts. */
+static enum proto_status part_workers(struct planner *p)
+{
+    const struct shard_plan_options *o = p->options;
+    uint32_t stages = o->stages ? o->stages : 1;
+    for (const char *at = o->stages || !o->layers ? "" : o->layers; *at; at++)
+        stages += *at == ',';
+    if (o->split != SHARD_SPLIT_EXPERTS)
+        return PROTO_OK;
+    if (p->n_workers <= stages)
+        return proto_fail(p->error, PROTO_INVALID,
+                          "--split experts: %u worker%s, of which %u %s: nobody is left to hold "
+                          "experts; add workers",
+                          p->n_workers, p->n_workers == 1 ? "" : "s", stages,
+                          stages == 1 ? "is the stage" : "are stages");
+    p->n_hosts = p->n_workers - stages;
+    p->n_workers = stages;
+    return PROTO_OK;
 }
 
 static enum proto_status try_plan(struct planner *p, struct shard_plan **out)
@@ -384,7 +480,9 @@ enum proto_status shard_plan_create(struct shard_plan **out, const struct shard_
     enum proto_status status = check_request(&p);
     if (status != PROTO_OK)
         return status;
-    status = try_plan(&p, out);
+    status = part_workers(&p);
+    if (status == PROTO_OK)
+        status = try_plan(&p, out);
     if (status == PROTO_CAPACITY)
         advise(&p);
     return status;
@@ -395,5 +493,7 @@ void shard_plan_destroy(struct shard_plan *plan)
     if (!plan)
         return;
     free(plan->stages);
+    free(plan->hosts);
+    free(plan->parts);
     free(plan);
 }

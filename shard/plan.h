@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which worker gets which layers. Pure: numbers in, plan out. */
+/* Which worker gets which layers, and which experts. Pure: numbers in, plan out. */
 #ifndef SHARD_PLAN_H
 #define SHARD_PLAN_H
 
+#include "shard/experts.h"
 #include "shard/model.h"
 #include "kernels/table.h"
 
@@ -19,10 +20,22 @@ struct shard_stage {
     uint64_t weight_bytes, kv_bytes, scratch_bytes; /* estimates in memory */
 };
 
+/* A worker that holds experts for stages. */
+struct shard_plan_host {
+    uint32_t worker;
+    uint64_t weight_bytes, scratch_bytes; /* estimates in memory */
+};
+
 struct shard_plan {
     uint32_t n_stages;
     struct shard_stage *stages; /* in the order of the pipeline */
+    uint32_t n_hosts;
+    struct shard_plan_host *hosts;
+    uint32_t n_parts;
+    struct shard_expert_part *parts; /* of the hosts; none: stages hold the experts of their layers */
 };
+
+enum shard_split_kind { SHARD_SPLIT_AUTO, SHARD_SPLIT_LAYERS, SHARD_SPLIT_EXPERTS };
 
 struct shard_plan_options {
     enum kern_kv kv;
@@ -30,16 +43,36 @@ struct shard_plan_options {
     uint32_t max_seqs;  /* sequences that must fit at full length */
     uint32_t max_rows;  /* rows of a batch */
     const char *layers; /* "0-11,12-23": explicit ranges for workers in order, or NULL */
+    /*
+     * AUTO: by layers. EXPERTS: the first `stages` workers are stages, and the others hold all routed experts: whole
+     * ones, or one of `slices` of each, on `replicas` workers. Each stage has hosts of its own, as
+     * many as the others; where there are fewer hosts than stages they serve all of them. A number
+     * of 0 means 1, and as many stages as `layers` has ranges.
+     */
+    enum shard_split_kind split;
+    uint32_t stages, slices, replicas;
 };
 
 /* Splits by layers in proportion to memory; stages in the order of the workers; a worker may be
  * left out only if there are more workers than layers. PROTO_CAPACITY names what is missing and
- * how much, and the largest context that would fit; PROTO_INVALID explains a bad `layers`. The
- * caller destroys the plan. */
+ * how much, and the largest context that would fit; PROTO_INVALID explains a bad `layers` or a
+ * split that cannot be. The caller destroys the plan. */
 enum proto_status shard_plan_create(struct shard_plan **out, const struct shard_model *model,
                                     const struct shard_plan_worker *workers, uint32_t n_workers,
                                     const struct shard_plan_options *options,
                                     struct proto_error *error);
 void shard_plan_destroy(struct shard_plan *plan);
+
+/* Where to cut n experts into that many ranges, range i being [cut(i), cut(i + 1)): of equal size,
+ * and where they cannot all be but are large, cut at the higher of two nodes of the tree of
+ * shard/experts.h. */
+uint32_t shard_plan_expert_cut(uint32_t n_experts, uint32_t n_ranges, uint32_t i);
+
+/* Lays all experts of the plan's stages on the workers [first_host, n_workers). Fills hosts (their
+ * bytes stay 0) and parts. PROTO_INVALID says in a line why that cannot be. */
+enum proto_status shard_plan_lay_experts(struct shard_plan *plan, const struct shard_model *model,
+                                         uint32_t first_host, uint32_t n_workers,
+                                         const struct shard_plan_options *options,
+                                         struct proto_error *error);
 
 #endif

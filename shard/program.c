@@ -201,81 +201,97 @@ static void emit_route(struct builder *b, const struct shard_layer *layer, int16
     op->n_groups_used = m->n_expert_groups_used;
 }
 
-static int16_t emit_experts(struct builder *b, const struct shard_layer *layer, int16_t h,
-                            int16_t routes)
+/* The shared expert's buffers: its products with h, then joined and times down. */
+struct shared_expert {
+    int16_t gate, up, weight; /* weight -1: none */
+};
+
+static struct shared_expert emit_shared_products(struct builder *b, const struct shard_layer *layer,
+                                                 int16_t h)
 {
-    const struct shard_model *m = b->model;
-    bool fused = layer->tensor[SHARD_GATE_UP_EXPS] >= 0;
-    int32_t gate = matrix(b, layer, fused ? SHARD_GATE_UP_EXPS : SHARD_GATE_EXPS);
-    int32_t up = fused ? -1 : matrix(b, layer, SHARD_UP_EXPS);
-    int32_t down = matrix(b, layer, SHARD_DOWN_EXPS);
-    int16_t x_gate = operand(b, h, gate);
-    int16_t x_up = fused ? x_gate : operand(b, h, up);
-    int16_t dst = floats(b, "experts", m->n_embd);
-    struct shard_op *op = emit(b, SHARD_OP_EXPERTS, dst, x_gate);
-    op->b = routes;
-    op->c = x_up;
-    op->w = gate;
-    op->w2 = up;
-    op->w3 = down;
-    op->bias[0] = vector(b, layer, SHARD_GATE_EXPS_BIAS);
-    op->bias[1] = vector(b, layer, SHARD_UP_EXPS_BIAS);
-    op->bias[2] = vector(b, layer, SHARD_DOWN_EXPS_BIAS);
-    op->glu = m->glu;
-    op->width = m->ff_expert;
-    op->gate_on_input = m->gate_on_input;
-    op->n_used = m->n_experts_used;
-    return dst;
+    struct shared_expert s = {.weight = -1};
+    int32_t w_gate = matrix(b, layer, SHARD_GATE_SHARED);
+    int32_t w_up = matrix(b, layer, SHARD_UP_SHARED);
+    operand(b, h, w_gate);
+    operand(b, h, w_up);
+    s.gate = matmul(b, "gate", w_gate, h);
+    s.up = matmul(b, "up", w_up, h);
+    if (layer->tensor[SHARD_SHARED_GATE] >= 0)
+        s.weight = matmul(b, "shared_gate", matrix(b, layer, SHARD_SHARED_GATE), h);
+    return s;
+}
+
+static int16_t emit_shared_down(struct builder *b, const struct shard_layer *layer,
+                                struct shared_expert s)
+{
+    int16_t y = matmul(b, "y", matrix(b, layer, SHARD_DOWN_SHARED), s.gate);
+    if (s.weight >= 0)
+        emit(b, SHARD_OP_SIGMOID_SCALE, y, s.weight)->width = b->model->n_embd;
+    return y;
+}
+
+static int16_t emit_routes(struct builder *b, const struct shard_layer *layer, int32_t router,
+                           int16_t h)
+{
+    int16_t logits = matmul(b, "router", router, h);
+    int16_t routes =
+        buffer(b, "routes", SHARD_BUFFER_ROUTE, KERN_ACT_F32, b->model->n_experts_used, false);
+    emit_route(b, layer, routes, logits);
+    return routes;
+}
+
+/* Rows for other workers leave first, so that they are computed while the shared expert is. */
+static int16_t emit_moe_remote(struct builder *b, uint32_t il, int16_t h)
+{
+    const struct shard_layer *layer = &b->model->layers[il];
+    int16_t routes = emit_routes(b, layer, matrix(b, layer, SHARD_ROUTER), h), y = -1;
+    shard__emit_experts_send(b, il, h, routes);
+    if (b->model->ff_shared) {
+        struct shared_expert shared = emit_shared_products(b, layer, h);
+        emit_glu(b, shared.gate, shared.up, b->model->ff_shared);
+        y = emit_shared_down(b, layer, shared);
+    }
+    int16_t sum = shard__emit_experts(b, il, h, routes);
+    if (y >= 0)
+        add(b, sum, y);
+    return sum;
 }
 
 /* Returns the buffer of the result. */
-static int16_t emit_moe(struct builder *b, const struct shard_layer *layer, int16_t h)
+static int16_t emit_moe(struct builder *b, uint32_t il, int16_t h)
 {
-    const struct shard_model *m = b->model;
-    int16_t gate = -1, up = -1, shared_gate = -1;
+    const struct shard_layer *layer = &b->model->layers[il];
+    struct shared_expert shared = {.weight = -1};
+    if (shard__experts_remote(b->program, il))
+        return emit_moe_remote(b, il, h);
     int32_t router = matrix(b, layer, SHARD_ROUTER);
     operand(b, h, router);
     /* The shared expert's first products stand beside the router's, so that they run as one. */
-    if (m->ff_shared) {
-        int32_t w_gate = matrix(b, layer, SHARD_GATE_SHARED);
-        int32_t w_up = matrix(b, layer, SHARD_UP_SHARED);
-        operand(b, h, w_gate);
-        operand(b, h, w_up);
-        gate = matmul(b, "gate", w_gate, h);
-        up = matmul(b, "up", w_up, h);
-        if (layer->tensor[SHARD_SHARED_GATE] >= 0)
-            shared_gate = matmul(b, "shared_gate", matrix(b, layer, SHARD_SHARED_GATE), h);
-    }
-    int16_t logits = matmul(b, "router", router, h);
-    int16_t routes =
-        buffer(b, "routes", SHARD_BUFFER_ROUTE, KERN_ACT_F32, m->n_experts_used, false);
-    emit_route(b, layer, routes, logits);
-    if (m->ff_shared)
-        emit_glu(b, gate, up, m->ff_shared);
-    int16_t sum = emit_experts(b, layer, h, routes);
-    if (m->ff_shared) {
-        int16_t y = matmul(b, "y", matrix(b, layer, SHARD_DOWN_SHARED), gate);
-        if (shared_gate >= 0)
-            emit(b, SHARD_OP_SIGMOID_SCALE, y, shared_gate)->width = m->n_embd;
-        add(b, sum, y);
-    }
+    if (b->model->ff_shared)
+        shared = emit_shared_products(b, layer, h);
+    int16_t routes = emit_routes(b, layer, router, h);
+    if (b->model->ff_shared)
+        emit_glu(b, shared.gate, shared.up, b->model->ff_shared);
+    int16_t sum = shard__emit_experts(b, il, h, routes);
+    if (b->model->ff_shared)
+        add(b, sum, emit_shared_down(b, layer, shared));
     return sum;
 }
 
 /* A dense FFN and experts side by side, each with norms of its own; the router too. */
-static int16_t emit_beside(struct builder *b, const struct shard_layer *layer, int16_t h)
+static int16_t emit_beside(struct builder *b, uint32_t il, int16_t h)
 {
     const struct shard_model *m = b->model;
+    const struct shard_layer *layer = &m->layers[il];
+    int16_t h_routed = floats(b, "h_routed", m->n_embd);
+    norm(b, h_routed, b->x, layer->tensor[SHARD_ROUTER_NORM]);
+    scale(b, h_routed, m->n_embd, (float)(1.0 / sqrt((double)m->n_embd)));
+    int16_t routes = emit_routes(b, layer, matrix(b, layer, SHARD_ROUTER), h_routed);
+    norm(b, h_routed, b->x, layer->tensor[SHARD_EXPERTS_NORM]);
+    shard__emit_experts_send(b, il, h_routed, routes);
     int16_t dense = emit_dense(b, layer, h);
     norm(b, dense, dense, layer->tensor[SHARD_POST_DENSE_NORM]);
-    norm(b, h, b->x, layer->tensor[SHARD_ROUTER_NORM]);
-    scale(b, h, m->n_embd, (float)(1.0 / sqrt((double)m->n_embd)));
-    int16_t logits = matmul(b, "router", matrix(b, layer, SHARD_ROUTER), h);
-    int16_t routes =
-        buffer(b, "routes", SHARD_BUFFER_ROUTE, KERN_ACT_F32, m->n_experts_used, false);
-    emit_route(b, layer, routes, logits);
-    norm(b, h, b->x, layer->tensor[SHARD_EXPERTS_NORM]);
-    int16_t sum = emit_experts(b, layer, h, routes);
+    int16_t sum = shard__emit_experts(b, il, h_routed, routes);
     norm(b, sum, sum, layer->tensor[SHARD_POST_EXPERTS_NORM]);
     add(b, sum, dense);
     return sum;
@@ -297,9 +313,9 @@ static void emit_layer(struct builder *b, uint32_t il)
     if (!layer->moe)
         y = emit_dense(b, layer, h);
     else if (b->model->dense_beside)
-        y = emit_beside(b, layer, h);
+        y = emit_beside(b, il, h);
     else
-        y = emit_moe(b, layer, h);
+        y = emit_moe(b, il, h);
     post_norm(b, y, layer, SHARD_POST_FFN_NORM);
     add(b, b->x, y);
     shard__emit_input(b, il);
@@ -401,25 +417,38 @@ void shard_rope_fill(double *freqs, const struct shard_rope_params *params)
     }
 }
 
-static enum proto_status allocate(struct shard_program *p, struct proto_error *error)
+/* What the program has room for. */
+struct room {
+    size_t ops, weights, tensors;
+};
+
+static struct room room_of(const struct shard_program *p)
 {
     size_t n_layers = p->layer_end - p->layer_first;
-    size_t n_ops = n_layers * OPS_PER_LAYER + OPS_BESIDES;
-    size_t n_weights = n_layers * SHARD_N_SLOTS + WEIGHTS_BESIDES;
-    size_t n_parts = n_weights;
-    for (uint32_t il = p->layer_first; il < p->layer_end; il++)
-        n_parts += p->model->layers[il].experts_split ? 3 * (size_t)p->model->n_experts : 0;
-    p->ops = calloc(n_ops, sizeof p->ops[0]);
+    struct room room = {.ops = n_layers * OPS_PER_LAYER + OPS_BESIDES + p->model->n_layers,
+                        .weights = n_layers * SHARD_N_SLOTS + WEIGHTS_BESIDES};
+    room.tensors = room.weights;
+    for (uint32_t il = 0; il < p->model->n_layers; il++) {
+        room.weights += shard__experts_weights(p, il) + 3; /* and biases */
+        room.tensors += shard__experts_tensors(p, il) + 3;
+    }
+    return room;
+}
+
+static enum proto_status allocate(struct shard_program *p, struct proto_error *error)
+{
+    struct room room = room_of(p);
+    p->ops = calloc(room.ops, sizeof p->ops[0]);
     p->buffers = calloc(MAX_BUFFERS, sizeof p->buffers[0]);
-    p->weights = calloc(n_weights, sizeof p->weights[0]);
-    p->parts = calloc(n_parts, sizeof p->parts[0]);
+    p->weights = calloc(room.weights, sizeof p->weights[0]);
+    p->parts = calloc(room.tensors, sizeof p->parts[0]);
     bool failed = !p->ops || !p->buffers || !p->weights || !p->parts;
     for (int set = 0; set < SHARD_N_ROPE_SETS; set++) {
         p->rope_freqs[set] = calloc(p->model->rope[set].n_rot / 2 + 1, sizeof(double));
         failed = failed || !p->rope_freqs[set];
     }
     if (failed)
-        return proto_fail_nomem(error, n_ops * sizeof p->ops[0], "a slice's program");
+        return proto_fail_nomem(error, room.ops * sizeof p->ops[0], "a slice's program");
     return PROTO_OK;
 }
 
@@ -435,33 +464,81 @@ static enum proto_status check_cut(const struct shard_model *model, uint32_t fir
     return PROTO_OK;
 }
 
+/* An empty program with room for everything. */
+static enum proto_status prepare(struct shard_program **out, const struct shard_model *model,
+                                 const struct shard_split *split, struct proto_error *error)
+{
+    struct shard_program *p = *out = calloc(1, sizeof *p);
+    if (!p)
+        return proto_fail_nomem(error, sizeof *p, "a slice's program");
+    *p = (struct shard_program){.model = model,
+                                .layer_first = split->layer_first,
+                                .layer_end = split->layer_end,
+                                .embed = split->embed,
+                                .head = split->head,
+                                .logits = -1};
+    enum proto_status status = shard__experts_init(p, split, error);
+    return status == PROTO_OK ? allocate(p, error) : status;
+}
+
+static enum proto_status fail_program(struct shard_program **out, enum proto_status status)
+{
+    shard_program_destroy(*out);
+    *out = NULL;
+    return status;
+}
+
+enum proto_status shard_program_create_split(struct shard_program **out,
+                                             const struct shard_model *model,
+                                             const struct shard_split *split,
+                                             struct proto_error *error)
+{
+    *out = NULL;
+    enum proto_status status =
+        check_cut(model, split->layer_first, split->layer_end, split->embed, split->head, error);
+    if (status == PROTO_OK)
+        status = prepare(out, model, split, error);
+    if (status != PROTO_OK)
+        return fail_program(out, status);
+    struct builder b = {.program = *out, .model = model, .rope_table = {-1, -1}};
+    emit_program(&b);
+    for (int set = 0; set < SHARD_N_ROPE_SETS; set++)
+        shard_rope_fill((*out)->rope_freqs[set], &model->rope[set]);
+    return PROTO_OK;
+}
+
 enum proto_status shard_program_create(struct shard_program **out, const struct shard_model *model,
                                        uint32_t layer_first, uint32_t layer_end, bool embed,
                                        bool head, struct proto_error *error)
 {
+    struct shard_split split = {
+        .layer_first = layer_first, .layer_end = layer_end, .embed = embed, .head = head};
+    return shard_program_create_split(out, model, &split, error);
+}
+
+enum proto_status shard_program_create_host(struct shard_program **out,
+                                            const struct shard_model *model,
+                                            const struct shard_split *split,
+                                            struct proto_error *error)
+{
+    struct shard_split hosted = {
+        .worker = split->worker, .parts = split->parts, .n_parts = split->n_parts};
     *out = NULL;
-    enum proto_status status = check_cut(model, layer_first, layer_end, embed, head, error);
+    enum proto_status status = prepare(out, model, &hosted, error);
     if (status != PROTO_OK)
-        return status;
-    struct shard_program *p = calloc(1, sizeof *p);
-    if (!p)
-        return proto_fail_nomem(error, sizeof *p, "a slice's program");
-    *p = (struct shard_program){.model = model,
-                                .layer_first = layer_first,
-                                .layer_end = layer_end,
-                                .embed = embed,
-                                .head = head,
-                                .logits = -1};
-    status = allocate(p, error);
-    if (status != PROTO_OK) {
-        shard_program_destroy(p);
-        return status;
+        return fail_program(out, status);
+    struct builder b = {.program = *out, .model = model};
+    b.x = floats(&b, "x", model->n_embd);
+    for (uint32_t il = 0; il < model->n_layers && split->parts; il++) {
+        if (il < split->layer_first || il >= split->layer_end)
+            shard__emit_hosted(&b, il);
     }
-    struct builder b = {.program = p, .model = model, .rope_table = {-1, -1}};
-    emit_program(&b);
-    for (int set = 0; set < SHARD_N_ROPE_SETS; set++)
-        shard_rope_fill(p->rope_freqs[set], &model->rope[set]);
-    *out = p;
+    (*out)->tail = (*out)->n_ops;
+    if ((*out)->n_ops == 0)
+        return fail_program(
+            out, proto_fail(error, PROTO_INVALID,
+                            "worker %u has no experts outside of its own layers to compute",
+                            split->worker));
     return PROTO_OK;
 }
 
@@ -473,6 +550,8 @@ void shard_program_destroy(struct shard_program *program)
     free(program->buffers);
     free(program->weights);
     free(program->parts);
+    free(program->holdings);
+    free(program->placement);
     for (int set = 0; set < SHARD_N_ROPE_SETS; set++)
         free(program->rope_freqs[set]);
     free(program);

@@ -16,6 +16,7 @@
 #include <stdio.h>
 
 #include "kernels/table.h"
+#include "shard/experts.h"
 #include "shard/model.h"
 
 enum shard_op_kind {
@@ -41,9 +42,12 @@ enum shard_op_kind {
     SHARD_OP_ROUTE,        /* dst = the experts and weights of each row, from `width` logits a,
                               which it may change; w: what is added to scores for the choice alone,
                               or none; w2: factors of the weights by expert, or none */
-    SHARD_OP_EXPERTS,      /* dst = sum of weighted expert FFNs; a, c: operands of w (gate) and
-                              w2 (up; none: w has gate's rows and then up's); b: routes; w3: down;
-                              bias: of gate, up and down, by expert, or none */
+    SHARD_OP_EXPERTS,      /* dst = sum of weighted expert FFNs of layer `layer`, those that the
+                              program holds (n_holdings) and, where `remote`, other workers; a, c:
+                              operands of gate and up; b: routes; bias: of gate, up and down, by
+                              expert, or none. An expert host has the weights alone */
+    SHARD_OP_EXPERTS_SEND, /* rows to the workers that hold the rest; operands as EXPERTS, which
+                              comes later and receives what they compute */
     SHARD_OP_COPY_HEADS,   /* `width` values of each of n_heads heads: head h's from a's
                               h * stride + offset on go to dst's h * dst_stride + dst_offset on */
     SHARD_OP_MATMUL_HEADS, /* record h of dst = matrix h of w . record h of a, n_heads of them */
@@ -109,23 +113,38 @@ struct shard_weight {
     uint64_t k, n_out;                 /* of one matrix; a VECTOR has n_out values, k = 1 */
     uint32_t n_mats;                   /* 1, or experts */
     uint32_t first_part, n_parts;      /* tensors in program->parts that hold it, in order */
-    /* PANELS may take some rows of one tensor's only matrix: row_every of them for each matrix, of
-     * which n_out are taken from number row_first on; or k, of which each is a column (of F32, for
-     * transposed quantised values have no blocks). row_every 0: the tensor's matrices as they are.
-     */
-    uint32_t row_every, row_first;
+    /* PANELS may take a part of each tensor: matrices [mat_first, mat_end), mat_end 0 meaning all;
+     * of every row_every of their rows the row_n from number row_first on (row_every 0: all), where
+     * `transposed` makes each a column (of F32, for transposed quantised values have no blocks);
+     * and values [columns.at[0], columns.at[columns.n]) of a row, each segment of which is a matrix
+     * of its own, one after another (columns.n 0: all values, as one matrix). */
+    uint32_t mat_first, mat_end;
+    uint32_t row_every, row_first, row_n;
     bool transposed;
+    struct shard_segments columns;
+};
+
+/* Routed experts of a layer that a program holds: of experts [expert_first, expert_end) segments
+ * [segment_first, segment_end), as matrices numbered from expert_first on. `gate` and `up` have the
+ * segments' rows and `down` their columns, columns.n of which is 0 where the experts are one
+ * segment. */
+struct shard_holding {
+    uint32_t expert_first, expert_end;
+    uint32_t segment_first, segment_end;
+    int32_t gate, up, down; /* weights; up -1: gate has gate's rows and then up's */
 };
 
 struct shard_op {
     enum shard_op_kind kind;
     int16_t dst, a, b, c; /* buffers, -1: none */
     int32_t w;            /* weight, -1: none */
-    int32_t w2, w3;       /* EXPERTS: w gate, w2 up, w3 down */
-    int32_t bias[3];      /* EXPERTS: vectors */
-    uint32_t layer;       /* the layer whose cache or state it is */
-    uint32_t width;       /* values an operation covers in a row, a group or a head: see its kind */
-    uint32_t offset;      /* COPY, COPY_HEADS, ROPE: first value; TEMPERATURE: of positions */
+    int32_t w2;
+    int32_t bias[3];                    /* EXPERTS: vectors */
+    uint32_t first_holding, n_holdings; /* EXPERTS: in program->holdings */
+    bool remote;                        /* EXPERTS */
+    uint32_t layer;                     /* the layer whose cache, state or experts it is about */
+    uint32_t width;  /* values an operation covers in a row, a group or a head: see its kind */
+    uint32_t offset; /* COPY, COPY_HEADS, ROPE: first value; TEMPERATURE: of positions */
     uint32_t stride, dst_stride, dst_offset; /* COPY_HEADS; QUANT of heads: stride */
     uint32_t n_heads, n_head_kv;
     uint32_t dim_k, dim_v; /* KV_STORE, ATTENTION: of a head */
@@ -156,6 +175,11 @@ struct shard_program {
     size_t n_weights;
     uint32_t *parts; /* tensor numbers in model->gguf */
     size_t n_parts;
+    struct shard_holding *holdings;
+    size_t n_holdings;
+    uint32_t worker;
+    struct shard_expert_part *placement; /* of a split's experts, all workers'; NULL: no split */
+    uint32_t n_placement;
     int16_t logits; /* buffer, -1 without a head */
     /* n_rot/2 radians a position of each set, scaling applied; the divisors of ROPE_TABLE's weight
      * are not, for they are loaded later. */
@@ -173,6 +197,33 @@ uint64_t shard_mask_first(enum shard_mask mask, uint32_t window, uint64_t pos);
 enum proto_status shard_program_create(struct shard_program **out, const struct shard_model *model,
                                        uint32_t layer_first, uint32_t layer_end, bool embed,
                                        bool head, struct proto_error *error);
+
+/* A slice whose routed experts are on several workers. */
+struct shard_split {
+    uint32_t layer_first, layer_end;       /* of the worker's stage, [first, end) */
+    bool embed, head;                      /* as for shard_program_create */
+    uint32_t worker;                       /* whose program it is */
+    const struct shard_expert_part *parts; /* of all workers; NULL: every expert is the slice's */
+    uint32_t n_parts;
+};
+
+/* The program of a worker's stage. Of the experts of its layers it holds those that `worker` has,
+ * and asks the other workers for theirs (SHARD_OP_EXPERTS_SEND). PROTO_INVALID where no worker has
+ * some expert of its layers, or a part is out of the model's bounds or has slices that the
+ * model's experts cannot be cut into. */
+enum proto_status shard_program_create_split(struct shard_program **out,
+                                             const struct shard_model *model,
+                                             const struct shard_split *split,
+                                             struct proto_error *error);
+
+/* The program of an expert host: EXPERTS operations alone, one for each MoE layer outside of the
+ * worker's stage of which the worker has experts. It is loaded, and its memory counted, like any
+ * other, and run by worker/expert_host.h. PROTO_INVALID where there is no such layer, and as above.
+ */
+enum proto_status shard_program_create_host(struct shard_program **out,
+                                            const struct shard_model *model,
+                                            const struct shard_split *split,
+                                            struct proto_error *error);
 void shard_program_destroy(struct shard_program *program);
 
 /* Floats of a row that passes from the stage that ends before `layer` to the one that starts with
@@ -186,9 +237,20 @@ uint32_t shard_row_floats(const struct shard_model *model, uint32_t layer);
 bool shard_keeps_kv(const struct shard_model *model, uint32_t first, uint32_t end, uint32_t il);
 uint32_t shard_program_cache_first(const struct shard_program *program);
 
+/* Types of the matrices of a layer's experts; `fused`: gate's and up's are one. */
+struct shard_expert_types {
+    const struct kern_type_info *gate, *up, *down;
+    bool fused;
+};
+struct shard_expert_types shard_expert_types(const struct shard_model *model, uint32_t layer);
+
 /* Memory the weights take when loaded, in bytes; one weight's. */
 uint64_t shard_program_weight_bytes(const struct shard_program *program);
 uint64_t shard_weight_bytes(const struct shard_weight *weight);
+
+/* Where segment i of a PANELS' columns lies in a matrix, in bytes; *k: its columns. Of a weight
+ * that is not cut, segment 0 is the whole matrix. */
+uint64_t shard_weight_segment(const struct shard_weight *weight, uint32_t i, uint64_t *k);
 
 /* Bytes from one row of a buffer to the next: floats rounded up to 16, whole records. */
 size_t shard_buffer_stride(const struct shard_buffer *buffer);
@@ -206,16 +268,22 @@ uint32_t shard_attention_rows(const struct shard_op *op, uint64_t span);
  * kern_attention_scratch, and the pages' addresses. */
 uint64_t shard_attention_scratch_bytes(const struct shard_program *program, uint64_t ctx);
 
-/* Scratch of an EXPERTS operation for max_rows rows: entries are (row, choice) pairs sorted by
- * expert. Offsets are from one 64-byte aligned block. */
+/* Scratch of an EXPERTS operation for max_rows rows: an entry is a row's expert in one holding, and
+ * entries are sorted by expert. Offsets are from one 64-byte aligned block. */
 struct shard_experts_scratch {
+    uint64_t entries;      /* at most */
     uint64_t x_gate, x_up; /* operands gathered by entry; the same where gate and up share one */
     uint64_t gate, up;     /* floats by entry, strides of ff_stride floats */
-    uint64_t x_down;       /* operand records of down by entry */
-    uint64_t down;         /* floats by entry, strides of out_stride floats */
+    uint64_t x_down;       /* operand records of down by entry, down_bytes each: one a segment */
+    uint64_t down;         /* products with down, by segment and entry, of a block of columns */
+    uint64_t products;     /* floats there */
     uint64_t bytes;        /* of it all */
-    size_t ff_stride, out_stride;
+    size_t ff_stride, down_bytes;
 };
+
+/* A block of columns is a multiple of these panels, or all: of whole products of OpenBLAS's. */
+#define SHARD_EXPERT_PANELS 8u
+
 struct shard_experts_scratch shard_experts_scratch(const struct shard_program *program,
                                                    const struct shard_op *op, uint32_t max_rows);
 

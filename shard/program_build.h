@@ -78,7 +78,7 @@ static inline struct shard_op *emit(struct builder *b, enum shard_op_kind kind, 
     op->dst = dst;
     op->a = a;
     op->b = op->c = -1;
-    op->w = op->w2 = op->w3 = -1;
+    op->w = op->w2 = -1;
     op->bias[0] = op->bias[1] = op->bias[2] = -1;
     if (dst >= 0)
         memset(b->fresh[dst], 0, sizeof b->fresh[dst]);
@@ -102,30 +102,20 @@ static inline int32_t add_weight(struct builder *b, enum shard_weight_form form,
     return (int32_t)p->n_weights++;
 }
 
-/* A slot's matrix, or its matrix of each expert. */
 static inline int32_t matrix(struct builder *b, const struct shard_layer *layer,
                              enum shard_slot slot)
 {
-    int32_t w = add_weight(b, SHARD_WEIGHT_PANELS, layer->tensor[slot]);
-    bool experts = slot >= SHARD_GATE_EXPS && slot <= SHARD_DOWN_EXPS;
-    if (!experts || !layer->experts_split)
-        return w;
-    struct shard_program *p = b->program;
-    struct shard_weight *weight = &p->weights[w];
-    weight->n_mats = weight->n_parts = b->model->n_experts;
-    for (uint32_t x = 1; x < b->model->n_experts; x++)
-        p->parts[p->n_parts++] =
-            (uint32_t)layer->expert_tensor[3 * x + (uint32_t)(slot - SHARD_GATE_EXPS)];
-    return w;
+    return add_weight(b, SHARD_WEIGHT_PANELS, layer->tensor[slot]);
 }
 
-/* What a product with weight w reads in place of float buffer src: src itself, or src quantised,
- * by an operation that is emitted once and serves all consumers. */
-static inline int16_t operand(struct builder *b, int16_t src, int32_t w)
+/* What a product with a matrix of that type, of rows of k values, reads in place of float buffer
+ * src: src itself, or src quantised, by an operation that is emitted once and serves all consumers.
+ */
+static inline int16_t operand_of(struct builder *b, int16_t src, const struct kern_type_info *type,
+                                 uint64_t k)
 {
     static const char *const suffixes[N_ACTS] = {"f32", "q8_32", "q8_256"};
-    enum kern_act act = b->program->weights[w].type->act;
-    uint64_t k = b->program->weights[w].k;
+    enum kern_act act = type->act;
     if (act == KERN_ACT_F32)
         return src;
     char name[sizeof b->program->buffers[0].name];
@@ -136,6 +126,11 @@ static inline int16_t operand(struct builder *b, int16_t src, int32_t w)
         emit(b, SHARD_OP_QUANT, dst, src)->width = (uint32_t)k;
     b->fresh[src][act] = true;
     return dst;
+}
+
+static inline int16_t operand(struct builder *b, int16_t src, int32_t w)
+{
+    return operand_of(b, src, b->program->weights[w].type, b->program->weights[w].k);
 }
 
 static inline int16_t matmul(struct builder *b, const char *name, int32_t w, int16_t src)
@@ -219,6 +214,27 @@ static inline void kv_store(struct builder *b, uint32_t il, int16_t k, int16_t v
 void shard__emit_mla(struct builder *b, uint32_t il);
 void shard__emit_delta(struct builder *b, uint32_t il);
 void shard__emit_gated_attention(struct builder *b, uint32_t il);
+
+/* The routed experts of layer il over float buffer h: the rows of those held elsewhere go out,
+ * where there are any; then, when what can be computed meanwhile stands behind that, the rest,
+ * which returns the buffer of the sum. */
+void shard__emit_experts_send(struct builder *b, uint32_t il, int16_t h, int16_t routes);
+int16_t shard__emit_experts(struct builder *b, uint32_t il, int16_t h, int16_t routes);
+
+/* The operation of an expert host for layer il, if it has experts of it. */
+void shard__emit_hosted(struct builder *b, uint32_t il);
+
+/* Whether workers other than the program's compute experts of layer il. */
+bool shard__experts_remote(const struct shard_program *p, uint32_t il);
+
+/* Takes the split's placement over, checked, and room for holdings; every expert of the program's
+ * layers must be somewhere. */
+enum proto_status shard__experts_init(struct shard_program *p, const struct shard_split *split,
+                                      struct proto_error *error);
+
+/* Weights, and tensors of weights, that the experts of layer il take. */
+size_t shard__experts_weights(const struct shard_program *p, uint32_t il);
+size_t shard__experts_tensors(const struct shard_program *p, uint32_t il);
 
 /* Inputs of layers: made of token ids and embeddings, and what layer il adds to the residual
  * stream for its own. Nothing for models without. */

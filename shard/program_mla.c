@@ -84,6 +84,7 @@ static int32_t joined_matrix(struct builder *b, const struct shard_layer *layer,
     weight->n_mats = layer->n_head;
     weight->row_every = mla->nope + mla->dim_v;
     weight->row_first = values ? mla->nope : 0;
+    weight->row_n = values ? mla->dim_v : mla->nope;
     weight->transposed = !values;
     weight->type = values ? weight->type : kern_type_find(KERN_F32);
     weight->k = values ? mla->kv_rank : mla->nope;

@@ -19,6 +19,7 @@ static const char *const op_names[] = {
     [SHARD_OP_ADD] = "add",
     [SHARD_OP_ROUTE] = "route",
     [SHARD_OP_EXPERTS] = "experts",
+    [SHARD_OP_EXPERTS_SEND] = "send",
     [SHARD_OP_COPY_HEADS] = "copy_heads",
     [SHARD_OP_MATMUL_HEADS] = "matmul_heads",
     [SHARD_OP_SIGMOID_MUL] = "sigmoid_mul",
@@ -125,10 +126,24 @@ static void print_details(const struct shard_op *op, FILE *out)
     case SHARD_OP_EXPERTS:
         fprintf(out, "  %s, weights on the %s", glu_names[op->glu],
                 op->gate_on_input ? "input" : "output");
+        if (op->remote)
+            fprintf(out, ", others' added");
         break;
     default:
         break;
     }
+}
+
+static void print_holding(const struct shard_program *p, const struct shard_holding *h, FILE *out)
+{
+    uint32_t n = shard_expert_segments(p->model->ff_expert).n;
+    print_weight(p, h->gate, out);
+    print_weight(p, h->up, out);
+    print_weight(p, h->down, out);
+    if (h->expert_end - h->expert_first < p->model->n_experts)
+        fprintf(out, " (experts %u to %u)", h->expert_first, h->expert_end);
+    if (h->segment_end - h->segment_first < n)
+        fprintf(out, " (segments %u to %u of %u)", h->segment_first, h->segment_end, n);
 }
 
 static void print_op(const struct shard_program *p, size_t number, FILE *out)
@@ -147,7 +162,8 @@ static void print_op(const struct shard_program *p, size_t number, FILE *out)
     }
     print_weight(p, op->w, out);
     print_weight(p, op->w2, out);
-    print_weight(p, op->w3, out);
+    for (uint32_t i = 0; i < op->n_holdings; i++)
+        print_holding(p, &p->holdings[op->first_holding + i], out);
     for (int i = 0; i < 3; i++)
         print_weight(p, op->bias[i], out);
     print_details(op, out);

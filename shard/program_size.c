@@ -42,26 +42,82 @@ size_t shard_buffer_stride(const struct shard_buffer *buffer)
     return 0;
 }
 
+uint64_t shard_weight_segment(const struct shard_weight *weight, uint32_t i, uint64_t *k)
+{
+    const struct shard_segments *s = &weight->columns;
+    *k = s->n ? s->at[i + 1] - s->at[i] : weight->k;
+    return s->n ? kern_packed_bytes(weight->type, weight->n_out, s->at[i] - s->at[0]) : 0;
+}
+
+/* Holdings of an operation that have the same expert, at most. */
+static uint32_t most_copies(const struct shard_program *program, const struct shard_op *op)
+{
+    uint32_t most = 0;
+    const struct shard_holding *h = &program->holdings[op->first_holding];
+    for (uint32_t i = 0; i < op->n_holdings; i++) {
+        uint32_t n = 0;
+        for (uint32_t j = 0; j < op->n_holdings; j++)
+            n += h[j].expert_first <= h[i].expert_first && h[i].expert_first < h[j].expert_end;
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+/* Strides: the most that any holding needs. */
+static void size_holdings(struct shard_experts_scratch *s, const struct shard_program *program,
+                          const struct shard_op *op, enum kern_act act)
+{
+    for (uint32_t i = 0; i < op->n_holdings; i++) {
+        const struct shard_holding *h = &program->holdings[op->first_holding + i];
+        const struct shard_weight *down = &program->weights[h->down];
+        size_t ff = round_up(program->weights[h->gate].n_out, 16), bytes = 0;
+        for (uint32_t j = 0; j < h->segment_end - h->segment_first; j++) {
+            uint64_t k;
+            shard_weight_segment(down, j, &k);
+            bytes += kern_act_bytes(act, k);
+        }
+        s->ff_stride = ff > s->ff_stride ? ff : s->ff_stride;
+        s->down_bytes = bytes > s->down_bytes ? bytes : s->down_bytes;
+    }
+}
+
+/* Floats of products with down: what a cache holds, and more for a few rows, whose products have
+ * all their columns at once. */
+#define PRODUCTS     (256u << 10)
+#define ROWS_AT_ONCE 16u
+
+static uint64_t products_room(uint64_t n_experts, uint64_t max_rows, uint32_t n_segments,
+                              uint64_t n_embd)
+{
+    uint64_t all = round_up(n_embd, 16), least = SHARD_EXPERT_PANELS * KERN_PANEL;
+    uint64_t few = max_rows < ROWS_AT_ONCE ? max_rows : ROWS_AT_ONCE;
+    uint64_t n = max_rows * n_experts * n_segments * (all < least ? all : least);
+    uint64_t n_few = few * n_experts * n_segments * all;
+    n = n > PRODUCTS ? n : PRODUCTS;
+    return n > n_few ? n : n_few;
+}
+
 struct shard_experts_scratch shard_experts_scratch(const struct shard_program *program,
                                                    const struct shard_op *op, uint32_t max_rows)
 {
-    const struct shard_weight *gate = &program->weights[op->w];
-    const struct shard_weight *up = &program->weights[op->w2 < 0 ? op->w : op->w2];
-    const struct shard_weight *down = &program->weights[op->w3];
-    uint64_t entries = (uint64_t)max_rows * op->n_used;
-    struct shard_experts_scratch s = {.ff_stride = round_up(gate->n_out, 16),
-                                      .out_stride = round_up(down->n_out, 16)};
-    uint64_t ff_bytes = entries * s.ff_stride * sizeof(float);
-    uint64_t at = entries * kern_act_bytes(gate->type->act, gate->k);
-    if (op->c != op->a) {
+    const struct shard_model *m = program->model;
+    struct shard_expert_types types = shard_expert_types(m, op->layer);
+    uint32_t n_segments = shard_expert_segments(m->ff_expert).n;
+    uint64_t each = (uint64_t)most_copies(program, op) * op->n_used;
+    struct shard_experts_scratch s = {.entries = max_rows * each};
+    size_holdings(&s, program, op, types.down->act);
+    s.products = products_room(each, max_rows, n_segments, m->n_embd);
+    uint64_t ff_bytes = s.entries * s.ff_stride * sizeof(float);
+    uint64_t at = s.entries * kern_act_bytes(types.gate->act, m->n_embd);
+    if (types.up->act != types.gate->act) {
         s.x_up = at;
-        at += entries * kern_act_bytes(up->type->act, up->k);
+        at += s.entries * kern_act_bytes(types.up->act, m->n_embd);
     }
     s.gate = at;
     s.up = s.gate + ff_bytes;
     s.x_down = s.up + ff_bytes;
-    s.down = s.x_down + entries * kern_act_bytes(down->type->act, down->k);
-    s.bytes = s.down + entries * s.out_stride * sizeof(float);
+    s.down = s.x_down + s.entries * s.down_bytes;
+    s.bytes = s.down + s.products * sizeof(float);
     return s;
 }
 

@@ -100,34 +100,49 @@ static void free_bytes(void *data, void *arg)
     free(data);
 }
 
+/* Copies a list of the batch; NULL where there is none. */
+static bool copy_list(void *out, const void *list, size_t bytes)
+{
+    void *copy = bytes ? malloc(bytes) : NULL;
+    if (copy)
+        memcpy(copy, list, bytes);
+    memcpy(out, &copy, sizeof copy);
+    return copy || !bytes;
+}
+
+/* The times of stages and hosts, into the last part. */
+static bool copy_times(struct proto_result *result, const struct proto_batch *batch)
+{
+    bool ok = copy_list(&result->times, batch->times, batch->n_times * sizeof *batch->times) &&
+              copy_list(&result->host_times, batch->host_times,
+                        batch->n_host_times * sizeof *batch->host_times);
+    result->n_times = batch->n_times;
+    result->n_host_times = batch->n_host_times;
+    return ok;
+}
+
 /* Sends what has been filled and starts anew. */
 static enum proto_status send_part(struct worker_answer *answer, bool last,
                                    struct proto_error *error)
 {
     struct worker_output *output = calloc(1, sizeof *output);
-    struct proto_stage_time *times = NULL;
-    size_t times_bytes = last ? answer->batch->n_times * sizeof *times : 0;
-    if (times_bytes)
-        times = malloc(times_bytes);
-    if (output && answer->len)
+    struct proto_msg msg = {.kind = PROTO_MSG_RESULT,
+                            .result = {.epoch = answer->batch->epoch,
+                                       .batch = answer->batch->batch,
+                                       .n_vocab = answer->n_vocab,
+                                       .last = last}};
+    bool timed = !last || copy_times(&msg.result, answer->batch);
+    if (output && timed && answer->len)
         output->payload = net_payload_wrap(answer->bytes, answer->len, free_bytes, NULL);
-    if (!output || (times_bytes && !times) || (answer->len && !output->payload)) {
+    if (!output || !timed || (answer->len && !output->payload)) {
         free(output);
-        free(times);
-        return proto_fail_nomem(error, sizeof *output + times_bytes, "results");
+        proto_msg_finish(&msg);
+        return proto_fail_nomem(error, sizeof *output, "results");
     }
-    if (times_bytes)
-        memcpy(times, answer->batch->times, times_bytes);
+    msg.result.rows = answer->rows;
+    msg.result.n_rows = answer->n_rows;
     output->batch_done = last;
-    output->msg = (struct proto_msg){.kind = PROTO_MSG_RESULT,
-                                     .result = {.epoch = answer->batch->epoch,
-                                                .batch = answer->batch->batch,
-                                                .n_vocab = answer->n_vocab,
-                                                .last = last,
-                                                .rows = answer->rows,
-                                                .n_rows = answer->n_rows,
-                                                .times = times,
-                                                .n_times = last ? answer->batch->n_times : 0}};
+    output->msg = msg;
     if (!answer->len)
         free(answer->bytes);
     answer->bytes = NULL;

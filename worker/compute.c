@@ -79,7 +79,8 @@ static void free_rows(void *data, void *arg)
 
 /* Appends this stage's times to the batch's. */
 static enum proto_status add_times(struct proto_batch *batch, const struct job *job,
-                                   uint64_t started_ns, struct proto_error *error)
+                                   uint64_t started_ns, uint64_t waited_ns,
+                                   struct proto_error *error)
 {
     size_t bytes = (batch->n_times + 1) * sizeof *batch->times;
     struct proto_stage_time *times = realloc(batch->times, bytes);
@@ -90,7 +91,8 @@ static enum proto_status add_times(struct proto_batch *batch, const struct job *
         (struct proto_stage_time){.received_ns = job->received_ns,
                                   .started_ns = started_ns,
                                   .finished_ns = net_now_ns(),
-                                  .bytes = job->payload ? net_payload_len(job->payload) : 0};
+                                  .bytes = job->payload ? net_payload_len(job->payload) : 0,
+                                  .expert_wait_ns = waited_ns};
     return PROTO_OK;
 }
 
@@ -179,12 +181,16 @@ static enum proto_status run_batch(struct worker_compute *compute, struct job *j
         return proto_fail_nomem(error,
                                 rows * worker_exec_stride(job->slice->program) * sizeof(float),
                                 "a batch's rows");
+    worker_asker_begin(compute->options.asker);
     struct worker_answer answer;
     worker_answer_init(&answer, &job->batch, compute->options.table, job->slice->model->n_vocab,
                        deliver_answer, compute);
     enum proto_status status = run_program(job, x, &answer, error);
     if (status == PROTO_OK)
-        status = add_times(&job->batch, job, started_ns, error);
+        status = add_times(&job->batch, job, started_ns,
+                           worker_asker_waited_ns(compute->options.asker), error);
+    if (status == PROTO_OK)
+        status = worker_asker_add_times(compute->options.asker, &job->batch, error);
     if (status == PROTO_OK && !job->slice->load.head)
         return pass_on(compute, job, x, rows, error);
     if (status == PROTO_OK)

@@ -7,7 +7,7 @@
 #ifndef WORKER_COMPUTE_H
 #define WORKER_COMPUTE_H
 
-#include "net/link.h"
+#include "worker/asker.h"
 #include "worker/slice.h"
 
 /* A message that a batch produced; the receiver frees it with worker_output_destroy. */
@@ -23,6 +23,7 @@ void worker_output_destroy(struct worker_output *output);
 struct worker_compute_options {
     const struct kern_table *table;
     unsigned threads;
+    struct worker_asker *asker; /* that the slices' executors ask by */
     /* Takes the output. Never blocks. */
     void (*deliver)(void *arg, struct worker_output *output);
     void *arg;

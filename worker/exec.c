@@ -45,7 +45,13 @@ static enum proto_status run_step(struct worker_exec *e, const struct worker__st
         status = worker__attention_run(e, op, n_rows, error);
         break;
     case WORKER__STEP_EXPERTS:
-        worker__experts_run(e, op, n_rows);
+        if (op->remote)
+            status = worker__experts_collect(e, op, n_rows, error);
+        else
+            worker__experts_run(e, op, n_rows);
+        break;
+    case WORKER__STEP_EXPERTS_SEND:
+        status = worker__experts_send(e, op, n_rows, error);
         break;
     case WORKER__STEP_CONV:
         worker__conv_run(e, op, n_rows);
@@ -77,6 +83,8 @@ static enum worker__step_kind step_kind(const struct shard_op *op)
         return WORKER__STEP_ATTENTION;
     case SHARD_OP_EXPERTS:
         return WORKER__STEP_EXPERTS;
+    case SHARD_OP_EXPERTS_SEND:
+        return WORKER__STEP_EXPERTS_SEND;
     case SHARD_OP_CONV:
         return WORKER__STEP_CONV;
     case SHARD_OP_DELTA:
@@ -176,11 +184,15 @@ static enum proto_status allocate(struct worker_exec *e, struct proto_error *err
     e->wanted = calloc(e->max_rows, sizeof *e->wanted);
     e->starts = calloc((size_t)e->max_rows + 1, sizeof *e->starts);
     e->groups = calloc(e->max_rows, sizeof *e->groups);
-    e->seq_seen = calloc(shard_kv_max_seqs(e->kv), sizeof *e->seq_seen);
+    e->seq_seen = calloc(e->kv ? shard_kv_max_seqs(e->kv) : 1, sizeof *e->seq_seen);
     if (!e->steps || !e->buffers || !e->strides || no_freqs || !e->scratch || !e->rows ||
         !e->wanted || !e->starts || !e->groups || !e->seq_seen)
         return proto_fail_nomem(error, e->max_rows * sizeof *e->rows, "the executor");
     enum proto_status status = worker__entries_init(&e->entries, p, e->max_rows, error);
+    if (status == PROTO_OK)
+        status = worker__usage_init(e, error);
+    if (status == PROTO_OK)
+        status = worker__asked_init(&e->asked, p, e->max_rows, error);
     return status == PROTO_OK ? place_buffers(e, error) : status;
 }
 
@@ -217,6 +229,8 @@ enum proto_status worker_exec_create(struct worker_exec **out, const struct shar
     e->inexact = options->inexact;
     enum proto_status status = check_kernels(e, error);
     if (status == PROTO_OK)
+        status = worker__remote_init(&e->remote, program, options, error);
+    if (status == PROTO_OK)
         status = allocate(e, error);
     if (status != PROTO_OK) {
         worker_exec_destroy(e);
@@ -238,6 +252,9 @@ void worker_exec_destroy(struct worker_exec *exec)
         free(exec->scratch[t].pages);
     }
     worker__entries_finish(&exec->entries);
+    worker__asked_finish(&exec->asked);
+    free(exec->usage);
+    worker__remote_finish(&exec->remote);
     free(exec->steps);
     free(exec->memory);
     free(exec->buffers);
@@ -256,9 +273,10 @@ void worker_exec_destroy(struct worker_exec *exec)
 uint64_t worker_exec_scratch_bytes(const struct shard_program *program, uint32_t max_rows,
                                    unsigned threads, uint64_t ctx)
 {
-    uint64_t a_row = sizeof(struct worker__row) + 2 * sizeof(uint32_t) +
-                     2 * sizeof(uint32_t) * (uint64_t)program->model->n_experts_used;
+    uint64_t a_row = sizeof(struct worker__row) + 2 * sizeof(uint32_t);
     return shard_program_buffer_bytes(program, max_rows) + max_rows * a_row +
+           worker__entries_bytes(program, max_rows) + worker__asked_bytes(program, max_rows) +
+           worker__remote_bytes(program, max_rows) +
            threads * shard_attention_scratch_bytes(program, ctx);
 }
 

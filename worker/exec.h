@@ -24,13 +24,31 @@ struct worker_weights {
 
 struct worker_exec;
 
+/* How a stage reaches the workers that hold experts of its layers. Calls come from the computing
+ * thread: at an operation all of `send`, one for each worker that gets rows, then as many of
+ * `receive`. After a call that failed the batch fails; what was asked for and not yet received is
+ * then never asked for again, and the transport drops its answers when they come. */
+struct worker_remote {
+    /* Sends a request (worker/expert_rows.h) for experts of `layer` to worker `host`, a number as
+     * in struct shard_expert_part. Does not wait for the answer; the bytes are the caller's again.
+     */
+    enum proto_status (*send)(void *arg, uint32_t host, uint32_t layer, const void *bytes,
+                              size_t len, struct proto_error *error);
+    /* An answer to one of those requests, in any order; blocks, with the transport's deadline. The
+     * data, of any alignment, is valid until the next call. */
+    enum proto_status (*receive)(void *arg, uint32_t *host, const void **data, size_t *len,
+                                 struct proto_error *error);
+    void *arg;
+};
+
 struct worker_exec_options {
     const struct kern_table *table; /* borrowed, as are all of these */
     struct kern_pool *pool;
     struct shard_kv *kv;
-    uint32_t max_rows; /* of a batch */
-    bool inexact;      /* float products of many rows may be OpenBLAS's: a row's bits depend on its
-                          batch, but on neither threads nor cuts */
+    const struct worker_remote *remote; /* NULL where all experts are the program's own */
+    uint32_t max_rows;                  /* of a batch */
+    bool inexact; /* float products of many rows may be OpenBLAS's: a row's bits depend on its
+                     batch, but on neither threads nor cuts */
 };
 
 enum proto_status worker_exec_create(struct worker_exec **out, const struct shard_program *program,
@@ -76,6 +94,10 @@ typedef enum proto_status worker_logits_fn(void *arg, const struct worker_result
 enum proto_status worker_exec_run(struct worker_exec *exec, const struct worker_batch *batch,
                                   worker_logits_fn *on_logits, void *arg,
                                   struct proto_error *error);
+
+/* How often each expert was chosen by a row since the last call: n_layers x n_experts counts of the
+ * program's layers, zero for those without experts. Any thread. */
+void worker_exec_usage(struct worker_exec *exec, uint32_t *counts);
 
 /* Operations executed so far, for liveness; any thread. */
 uint64_t worker_exec_steps(const struct worker_exec *exec);

@@ -9,7 +9,7 @@
 #define STREAM_BYTES 65536u
 #define CACHED_BYTES 262144u
 
-static size_t n_panels(const struct shard_weight *w)
+size_t worker__panels(const struct shard_weight *w)
 {
     return (w->n_out + KERN_PANEL - 1) / KERN_PANEL;
 }
@@ -26,16 +26,16 @@ static size_t blas_rows(const struct worker_exec *e, const struct shard_weight *
     return e->inexact ? kern_blas_min_rows(e->table, w->type->type) : SIZE_MAX;
 }
 
-size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_weight *w,
+size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_weight *w, uint64_t k,
                               size_t n_rows)
 {
-    size_t panel = kern_panel_bytes(w->type, w->k), threads = e->n_threads;
+    size_t panel = kern_panel_bytes(w->type, k), threads = e->n_threads;
     size_t most = (n_rows == 1 ? STREAM_BYTES : CACHED_BYTES) / panel;
     if (n_rows > 1) {
         if (e->table->takes_all_rows[w->type->type])
-            most = n_panels(w);
+            most = worker__panels(w);
         /* Enough chunks that no thread waits long for the last. */
-        size_t fair = n_panels(w) / (8 * threads);
+        size_t fair = worker__panels(w) / (8 * threads);
         most = fair < most ? fair : most;
     }
     most = most ? most : 1;
@@ -46,16 +46,17 @@ size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_we
     return most;
 }
 
-void worker__multiply(const struct worker_exec *e, int32_t w, size_t mat, size_t first, size_t end,
-                      float *y, size_t ldy, const char *x, size_t x_bytes, size_t n_rows)
+void worker__multiply_segment(const struct worker_exec *e, int32_t w, size_t mat, uint32_t segment,
+                              size_t first, size_t end, float *y, size_t ldy, const char *x,
+                              size_t x_bytes, size_t n_rows)
 {
     const struct shard_weight *weight = &e->program->weights[w];
+    uint64_t k, at = shard_weight_segment(weight, segment, &k);
     const char *panels = (const char *)e->weights->data[w] +
-                         mat * kern_packed_bytes(weight->type, weight->n_out, weight->k) +
-                         first * kern_panel_bytes(weight->type, weight->k);
+                         mat * kern_packed_bytes(weight->type, weight->n_out, weight->k) + at +
+                         first * kern_panel_bytes(weight->type, k);
     if (n_rows >= blas_rows(e, weight)) {
-        kern_blas_matmul(weight->type, y + first * KERN_PANEL, ldy, panels, end - first, x, x_bytes,
-                         n_rows, weight->k);
+        kern_blas_matmul(weight->type, y, ldy, panels, end - first, x, x_bytes, n_rows, k);
         return;
     }
     size_t block = CACHED_BYTES / x_bytes / 4 * 4;
@@ -64,9 +65,16 @@ void worker__multiply(const struct worker_exec *e, int32_t w, size_t mat, size_t
         block = n_rows;
     for (size_t r = 0; r < n_rows; r += block) {
         size_t n = n_rows - r < block ? n_rows - r : block;
-        e->table->matmul[weight->type->type](y + r * ldy + first * KERN_PANEL, ldy, panels,
-                                             end - first, x + r * x_bytes, x_bytes, n, weight->k);
+        e->table->matmul[weight->type->type](y + r * ldy, ldy, panels, end - first, x + r * x_bytes,
+                                             x_bytes, n, k);
     }
+}
+
+void worker__multiply(const struct worker_exec *e, int32_t w, size_t mat, size_t first, size_t end,
+                      float *y, size_t ldy, const char *x, size_t x_bytes, size_t n_rows)
+{
+    worker__multiply_segment(e, w, mat, 0, first, end, y + first * KERN_PANEL, ldy, x, x_bytes,
+                             n_rows);
 }
 
 /* Matrix products side by side: an item is a chunk of panels of one of them. */
@@ -80,8 +88,8 @@ struct matmul_job {
 static size_t matrix_chunks(const struct matmul_job *job, const struct shard_op *op, size_t *panels)
 {
     const struct shard_weight *w = &job->e->program->weights[op->w];
-    *panels = worker__panels_a_chunk(job->e, w, job->n_rows);
-    return (n_panels(w) + *panels - 1) / *panels;
+    *panels = worker__panels_a_chunk(job->e, w, w->k, job->n_rows);
+    return (worker__panels(w) + *panels - 1) / *panels;
 }
 
 static size_t n_mats(const struct shard_op *op)
@@ -123,7 +131,7 @@ static void matmul_item(const struct matmul_job *job, size_t item)
     }
     const struct shard_weight *w = &e->program->weights[op->w];
     size_t chunks = n / n_mats(op), first = item % chunks * panels, end = first + panels;
-    end = end < n_panels(w) ? end : n_panels(w);
+    end = end < worker__panels(w) ? end : worker__panels(w);
     if (op->kind == SHARD_OP_MATMUL_HEADS) {
         multiply_head(job, op, item / chunks, first, end);
         return;

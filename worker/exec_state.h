@@ -10,12 +10,14 @@
 #define WORKER_EXEC_STATE_H
 
 #include "worker/exec.h"
+#include "worker/exec_remote.h"
 
 enum worker__step_kind {
     WORKER__STEP_ROWS,
     WORKER__STEP_MATMULS,
     WORKER__STEP_ATTENTION,
     WORKER__STEP_EXPERTS,
+    WORKER__STEP_EXPERTS_SEND,
     WORKER__STEP_CONV,
     WORKER__STEP_DELTA
 };
@@ -45,13 +47,31 @@ struct worker__scratch {
     size_t n_pages;
 };
 
-/* Where the entries of an EXPERTS operation are: (row, choice) pairs sorted by expert. */
+/* A row's expert in one holding. */
+struct worker__entry {
+    uint32_t row;
+    uint32_t unit; /* holding and expert */
+    float weight;
+};
+
+/* The entries of an EXPERTS operation, see worker/exec_experts.c. */
 struct worker__entries {
-    uint32_t *pair;   /* of each entry: row * n_used + choice */
-    uint32_t *entry;  /* of each pair */
-    uint32_t *start;  /* first entry of each expert, n_experts + 1 */
-    uint32_t *active; /* experts with entries, ascending */
+    uint32_t n;
+    struct worker__entry *found, *sorted; /* by row, and by unit */
+    uint32_t *place;                      /* of each found: where it is sorted to */
+    uint32_t *slot;                       /* entry found, by member and segment */
+    uint32_t n_units;
+    uint32_t *unit;    /* first of each holding */
+    uint16_t *holding; /* of each unit */
+    uint32_t *start;   /* first entry sorted of each unit, n_units + 1 */
+    uint32_t *active;  /* units with entries, ascending */
     uint32_t n_active;
+};
+
+/* Choices of a batch's rows, n_experts_used each, in order of expert. */
+struct worker__asked {
+    struct worker_expert_group *groups;
+    struct worker_expert_member *members;
 };
 
 struct worker_exec {
@@ -70,6 +90,9 @@ struct worker_exec {
     size_t *strides;
     char *experts; /* scratch of EXPERTS operations */
     struct worker__entries entries;
+    struct worker__asked asked;
+    atomic_uint *usage; /* rows that chose an expert: of the program's layers, n_experts each */
+    struct worker__remote remote;
     double *rope_freqs[SHARD_N_ROPE_SETS]; /* with the divisors */
     struct worker__scratch *scratch;       /* by thread */
     struct worker__row *rows;              /* of the batch */
@@ -106,14 +129,19 @@ uint64_t worker__row_cost(const struct shard_program *program, const struct shar
 void worker__glu(const struct worker_exec *e, enum shard_glu glu, float *gate, const float *up,
                  float scale, size_t n);
 
-/* Panels of a matrix that a chunk of work takes for n_rows rows; of experts that is the mean,
- * rounded up. */
-size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_weight *w,
+/* Panels of a matrix, and those of rows of k values that a chunk of work takes for n_rows rows; of
+ * experts that is the mean, rounded up. */
+size_t worker__panels(const struct shard_weight *w);
+size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_weight *w, uint64_t k,
                               size_t n_rows);
 
-/* y[r] = W x[r] for panels [first, end), a chunk, of matrix `mat` of weight w. */
+/* y[r] = W x[r] for panels [first, end), a chunk, of matrix `mat` of weight w; the second takes a
+ * segment of its columns, and its y starts with the chunk. */
 void worker__multiply(const struct worker_exec *e, int32_t w, size_t mat, size_t first, size_t end,
                       float *y, size_t ldy, const char *x, size_t x_bytes, size_t n_rows);
+void worker__multiply_segment(const struct worker_exec *e, int32_t w, size_t mat, uint32_t segment,
+                              size_t first, size_t end, float *y, size_t ldy, const char *x,
+                              size_t x_bytes, size_t n_rows);
 
 void worker__matmuls_run(struct worker_exec *e, const struct worker__step *step, size_t n_rows);
 
@@ -128,10 +156,27 @@ void worker__route(const struct worker_exec *e, const struct shard_op *op, size_
 
 void worker__experts_run(struct worker_exec *e, const struct shard_op *op, size_t n_rows);
 
-/* Takes what EXPERTS operations need besides scratch; PROTO_NOMEM. */
+/* Sends rows to the workers that hold some of their experts; computes the rest, and adds up what
+ * comes back. */
+enum proto_status worker__experts_send(struct worker_exec *e, const struct shard_op *op,
+                                       size_t n_rows, struct proto_error *error);
+enum proto_status worker__experts_collect(struct worker_exec *e, const struct shard_op *op,
+                                          size_t n_rows, struct proto_error *error);
+
+/* Takes what EXPERTS operations need besides scratch; PROTO_NOMEM. How much that is. */
 enum proto_status worker__entries_init(struct worker__entries *entries,
                                        const struct shard_program *program, uint32_t max_rows,
                                        struct proto_error *error);
 void worker__entries_finish(struct worker__entries *entries);
+uint64_t worker__entries_bytes(const struct shard_program *program, uint32_t max_rows);
+
+/* Takes room for counting choices. */
+enum proto_status worker__usage_init(struct worker_exec *e, struct proto_error *error);
+
+enum proto_status worker__asked_init(struct worker__asked *asked,
+                                     const struct shard_program *program, uint32_t max_rows,
+                                     struct proto_error *error);
+void worker__asked_finish(struct worker__asked *asked);
+uint64_t worker__asked_bytes(const struct shard_program *program, uint32_t max_rows);
 
 #endif

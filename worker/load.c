@@ -35,68 +35,109 @@ struct target {
     uint64_t mat_first; /* matrix of the weight that is the tensor's first */
 };
 
+/* Rows of a tensor on their way into panels. */
 struct packing {
-    const struct kern_type_info *type;
-    uint8_t *to;
+    const struct target *target;
+    const struct shard_tensor *tensor;
     const uint8_t *from;
-    uint64_t rows, k;
+    uint64_t row_bytes;
+    uint64_t row, rows; /* number of the first, counted over the tensor's matrices that are taken */
 };
+
+/* A panel of rows of one matrix, segment by segment where the weight has them. */
+static void pack_panel(const struct packing *p, const uint8_t *from, uint64_t row, uint64_t rows)
+{
+    const struct shard_weight *w = p->target->weight;
+    uint64_t mat = p->target->mat_first + row / w->n_out, panel = row % w->n_out / KERN_PANEL;
+    uint8_t *to = p->target->memory + mat * kern_packed_bytes(w->type, w->n_out, w->k);
+    for (uint32_t i = 0; i == 0 || i < w->columns.n; i++) {
+        uint64_t k, at = shard_weight_segment(w, i, &k);
+        uint64_t column = w->columns.n ? w->columns.at[i] : 0;
+        kern_pack_columns(w->type, to + at + panel * kern_panel_bytes(w->type, k),
+                          from + kern_type_bytes(w->type, column), p->row_bytes, rows, k);
+    }
+}
+
+/* Each row of a panel becomes a column of matrix `mat`, the first number `column`. */
+static void pack_transposed(const struct packing *p, const uint8_t *from, uint64_t mat,
+                            uint64_t column)
+{
+    const struct shard_weight *w = p->target->weight;
+    uint8_t *to = p->target->memory + mat * kern_packed_bytes(w->type, w->n_out, w->k);
+    for (uint64_t i = 0; i < KERN_PANEL; i++) {
+        float values[PROTO_MAX_HEAD_DIM];
+        kern_dequantize(p->tensor->type, from + i * p->row_bytes, w->n_out, values);
+        kern_pack_column((float *)(void *)to, w->n_out, w->k, column + i, values);
+    }
+}
 
 static void pack_panels(void *arg, size_t first, size_t last, unsigned thread)
 {
+    const struct packing *p = arg;
+    const struct shard_weight *w = p->target->weight;
     (void)thread;
-    const struct packing *packing = arg;
-    uint64_t row = first * KERN_PANEL, end = last * KERN_PANEL;
-    if (end > packing->rows)
-        end = packing->rows;
-    kern_pack(packing->type, packing->to + first * kern_panel_bytes(packing->type, packing->k),
-              packing->from + row * kern_type_bytes(packing->type, packing->k), end - row,
-              packing->k);
+    for (uint64_t i = first * KERN_PANEL; i < last * KERN_PANEL && i < p->rows; i += KERN_PANEL) {
+        const uint8_t *from = p->from + i * p->row_bytes;
+        uint64_t row = p->row + i, left = p->rows - i, n = left < KERN_PANEL ? left : KERN_PANEL;
+        if (!w->row_every) {
+            pack_panel(p, from, row, n);
+            continue;
+        }
+        /* A panel has rows of one run only, all of them taken or none. */
+        uint64_t run = row / w->row_every, at = row % w->row_every - w->row_first;
+        if (row % w->row_every < w->row_first || at >= w->row_n)
+            continue;
+        if (w->transposed)
+            pack_transposed(p, from, run, at);
+        else
+            pack_panel(p, from, run * w->row_n + at, n);
+    }
 }
 
-static void pack_piece(const struct target *target, const struct shard_piece *piece,
-                       const uint8_t *data, struct kern_pool *pool)
+static void pack_piece(const struct target *target, const struct shard_tensor *tensor,
+                       const struct shard_piece *piece, const uint8_t *data, struct kern_pool *pool)
 {
-    const struct shard_weight *weight = target->weight;
-    uint64_t mat = target->mat_first + piece->mat, panel = piece->row_first / KERN_PANEL;
     struct packing packing = {
-        .type = weight->type,
-        .to = target->memory + mat * kern_packed_bytes(weight->type, weight->n_out, weight->k) +
-              panel * kern_panel_bytes(weight->type, weight->k),
+        .target = target,
+        .tensor = tensor,
         .from = data,
+        .row_bytes = kern_type_bytes(tensor->type, tensor->dims[0]),
+        .row = (piece->mat - target->weight->mat_first) * tensor->dims[1] + piece->row_first,
         .rows = piece->rows,
-        .k = weight->k,
     };
     kern_pool_run(pool, (piece->rows + KERN_PANEL - 1) / KERN_PANEL, 0, pack_panels, &packing);
 }
 
-/* A panel of a tensor whose rows are dealt to matrices; it has rows of one matrix only. */
-static void pack_dealt_panel(const struct target *target, const struct kern_type_info *type,
-                             uint64_t row, const uint8_t *from)
+static uint64_t tensor_mats(const struct shard_tensor *tensor)
 {
-    const struct shard_weight *w = target->weight;
-    uint64_t mat = row / w->row_every, at = row % w->row_every - w->row_first;
-    uint8_t *to = target->memory + mat * kern_packed_bytes(w->type, w->n_out, w->k);
-    if (row % w->row_every < w->row_first || at >= (w->transposed ? w->k : w->n_out))
-        return;
-    if (!w->transposed) {
-        to += at / KERN_PANEL * kern_panel_bytes(w->type, w->k);
-        kern_pack(type, to, from, KERN_PANEL, w->k);
-        return;
-    }
-    for (uint64_t i = 0; i < KERN_PANEL; i++) {
-        float values[PROTO_MAX_HEAD_DIM];
-        kern_dequantize(type, from + i * kern_type_bytes(type, w->n_out), w->n_out, values);
-        kern_pack_column((float *)(void *)to, w->n_out, w->k, at + i, values);
-    }
+    return tensor->dims[2] * tensor->dims[3];
 }
 
-static void pack_dealt_piece(const struct target *target, const struct kern_type_info *type,
-                             uint64_t row_bytes, const struct shard_piece *piece,
-                             const uint8_t *data)
+/* Matrices of the tensor that the weight takes. */
+static uint64_t mats_taken(const struct shard_weight *weight, const struct shard_tensor *tensor)
 {
-    for (uint64_t i = 0; i < piece->rows; i += KERN_PANEL)
-        pack_dealt_panel(target, type, piece->row_first + i, data + i * row_bytes);
+    return weight->mat_end ? weight->mat_end - weight->mat_first : tensor_mats(tensor);
+}
+
+/* Of the tensor, in the file. */
+static uint64_t bytes_taken(const struct shard_weight *weight, const struct shard_tensor *tensor)
+{
+    return tensor->bytes / tensor_mats(tensor) * mats_taken(weight, tensor);
+}
+
+static bool takes_piece(const struct shard_weight *weight, const struct shard_piece *piece)
+{
+    return !weight->mat_end || (piece->mat >= weight->mat_first && piece->mat < weight->mat_end);
+}
+
+/* Matrices of the weight that the tensor fills; exact where check_shape accepts it. */
+static uint64_t mats_filled(const struct shard_weight *weight, const struct shard_tensor *tensor)
+{
+    uint64_t rows = mats_taken(weight, tensor) * tensor->dims[1];
+    uint64_t each = weight->transposed ? weight->row_every : weight->n_out;
+    if (weight->row_every && !weight->transposed)
+        rows = rows / weight->row_every * weight->row_n;
+    return rows / each;
 }
 
 static void tell_progress(struct load *load, uint64_t bytes)
@@ -121,43 +162,57 @@ static enum proto_status load_piece(struct load *load, struct worker__source *so
     if (target->weight->form == SHARD_WEIGHT_VECTOR)
         kern_dequantize(source->tensor->type, loan.data, piece.rows * width,
                         (float *)target->memory + piece.row_first * width);
-    else if (target->weight->row_every)
-        pack_dealt_piece(target, source->tensor->type, kern_type_bytes(source->tensor->type, width),
-                         &piece, loan.data);
     else
-        pack_piece(target, &piece, loan.data, load->options->pool);
+        pack_piece(target, source->tensor, &piece, loan.data, load->options->pool);
     worker__source_return(source, i, &loan);
     tell_progress(load, piece.bytes);
     return PROTO_OK;
 }
 
-static bool fits_dealt(const struct shard_weight *weight, const struct shard_tensor *tensor)
+static bool rows_fit(const struct shard_weight *w, const struct shard_tensor *tensor)
 {
-    uint64_t taken = weight->transposed ? weight->k : weight->n_out;
-    uint64_t width = weight->transposed ? weight->n_out : weight->k;
-    enum kern_type type = weight->transposed ? KERN_F32 : tensor->type->type;
-    return tensor->dims[0] == width && width <= PROTO_MAX_HEAD_DIM &&
-           tensor->dims[1] == (uint64_t)weight->n_mats * weight->row_every &&
-           tensor->dims[2] == 1 && tensor->dims[3] == 1 && weight->n_parts == 1 &&
-           weight->row_first + taken <= weight->row_every && weight->row_every % KERN_PANEL == 0 &&
-           weight->row_first % KERN_PANEL == 0 && taken % KERN_PANEL == 0 &&
-           weight->type->type == type;
+    uint64_t rows = mats_taken(w, tensor) * tensor->dims[1];
+    if (!w->row_every)
+        return tensor->dims[1] == w->n_out;
+    return rows % w->row_every == 0 && (uint64_t)w->row_first + w->row_n <= w->row_every &&
+           w->row_every % KERN_PANEL == 0 && w->row_first % KERN_PANEL == 0 &&
+           w->row_n % KERN_PANEL == 0 && tensor->dims[1] % KERN_PANEL == 0 &&
+           (w->transposed ? w->row_n == w->k : w->n_out % w->row_n == 0);
+}
+
+static bool columns_fit(const struct shard_weight *w, const struct shard_tensor *tensor)
+{
+    const struct shard_segments *s = &w->columns;
+    if (w->transposed)
+        return tensor->dims[0] == w->n_out && w->n_out <= PROTO_MAX_HEAD_DIM;
+    if (s->n == 0)
+        return tensor->dims[0] == w->k;
+    for (uint32_t i = 0; i <= s->n; i++) {
+        if (s->at[i] % w->type->block != 0 || (i > 0 && s->at[i] <= s->at[i - 1]))
+            return false;
+    }
+    return s->at[s->n] <= tensor->dims[0] && s->at[s->n] - s->at[0] == w->k;
+}
+
+static bool panels_fit(const struct shard_weight *w, uint64_t mat_first,
+                       const struct shard_tensor *tensor)
+{
+    const struct kern_type_info *type = w->transposed ? kern_type_find(KERN_F32) : tensor->type;
+    return type == w->type && w->mat_first <= w->mat_end && w->mat_end <= tensor_mats(tensor) &&
+           rows_fit(w, tensor) && columns_fit(w, tensor) && mat_first <= w->n_mats &&
+           mats_filled(w, tensor) <= w->n_mats - mat_first;
 }
 
 /* The memory was sized by the weight, the writes go by the tensor: they must agree. */
 static enum proto_status check_shape(const struct shard_weight *weight, uint64_t mat_first,
                                      const struct shard_tensor *tensor, struct proto_error *error)
 {
-    uint64_t mats = tensor->dims[2] * tensor->dims[3];
+    uint64_t mats = tensor_mats(tensor);
     bool fits = weight->form == SHARD_WEIGHT_VECTOR
                     ? tensor->dims[0] <= weight->n_out &&
                           weight->n_out / tensor->dims[0] == tensor->dims[1] &&
                           weight->n_out % tensor->dims[0] == 0 && mats == 1 && weight->n_parts == 1
-                    : tensor->type == weight->type && tensor->dims[0] == weight->k &&
-                          tensor->dims[1] == weight->n_out && mat_first <= weight->n_mats &&
-                          mats <= weight->n_mats - mat_first;
-    if (weight->row_every)
-        fits = fits_dealt(weight, tensor);
+                    : panels_fit(weight, mat_first, tensor);
     if (fits)
         return PROTO_OK;
     return proto_fail(error, PROTO_INVALID,
@@ -174,12 +229,14 @@ static enum proto_status load_tensor(struct load *load, struct worker__source *s
     enum proto_status status = check_shape(target->weight, target->mat_first, tensor, error);
     const atomic_bool *cancel = load->options->cancel;
     for (uint64_t i = 0; i < shard_pieces_count(tensor) && !status; i++) {
+        struct shard_piece piece = shard_pieces_get(tensor, i);
         if (cancel && atomic_load(cancel))
             status = proto_fail(error, PROTO_CANCELLED, "loading was cancelled");
-        else
+        else if (takes_piece(target->weight, &piece))
             status = load_piece(load, source, i, target, error);
     }
-    target->mat_first += tensor->dims[2] * tensor->dims[3];
+    if (target->weight->form == SHARD_WEIGHT_PANELS)
+        target->mat_first += mats_filled(target->weight, tensor);
     return status;
 }
 
@@ -251,7 +308,7 @@ static bool is_found(struct load *load, size_t number, const uint8_t name[PROTO_
     take_mapping(load, number, &mapped);
     load->found += bytes;
     for (uint32_t i = 0; i < weight->n_parts; i++)
-        tell_progress(load, sources[i].tensor->bytes);
+        tell_progress(load, bytes_taken(weight, sources[i].tensor));
     return true;
 }
 
@@ -316,14 +373,19 @@ static enum proto_status load_into_store(struct load *load, size_t number,
 static void name_packed(uint8_t name[PROTO_HASH_BYTES], const struct shard_weight *weight,
                         const struct worker__source *sources)
 {
-    _Static_assert(sizeof *weight == 7 * sizeof(uint64_t), "a new field belongs in the name");
+    _Static_assert(sizeof *weight == 12 * sizeof(uint64_t), "a new field belongs in the name");
     const uint64_t facts[] = {KERN_PACK_VERSION, weight->type->type, weight->k,
                               weight->n_out,     weight->n_mats,     weight->n_parts,
-                              weight->row_every, weight->row_first,  weight->transposed};
+                              weight->mat_first, weight->mat_end,    weight->row_every,
+                              weight->row_first, weight->row_n,      weight->transposed,
+                              weight->columns.n};
     struct {
         uint8_t before[PROTO_HASH_BYTES], part[PROTO_HASH_BYTES];
     } link;
     shard_hash(name, facts, sizeof facts);
+    shard_hash(link.part, weight->columns.at, sizeof weight->columns.at);
+    memcpy(link.before, name, PROTO_HASH_BYTES);
+    shard_hash(name, &link, sizeof link);
     for (uint32_t i = 0; i < weight->n_parts; i++) {
         memcpy(link.before, name, PROTO_HASH_BYTES);
         worker__source_identify(&sources[i], link.part);
@@ -368,22 +430,26 @@ static enum proto_status load_weight(struct load *load, size_t number, struct pr
     return status;
 }
 
-static uint64_t bytes_to_load(const struct shard_program *program)
+/* Of what a weight takes, in the file. */
+static uint64_t bytes_to_load(const struct shard_program *program,
+                              const struct shard_weight *weight)
 {
     uint64_t total = 0;
-    for (size_t i = 0; i < program->n_parts; i++)
-        total += shard_gguf_tensor(program->model->gguf, program->parts[i])->bytes;
+    for (uint32_t i = 0; i < weight->n_parts; i++) {
+        const struct shard_tensor *tensor =
+            shard_gguf_tensor(program->model->gguf, program->parts[weight->first_part + i]);
+        total += bytes_taken(weight, tensor);
+    }
     return total;
 }
 
 enum proto_status worker_load(struct worker_weights *out, const struct shard_program *program,
                               const struct worker_load_options *options, struct proto_error *error)
 {
-    struct load load = {.program = program,
-                        .options = options,
-                        .out = out,
-                        .packed = options->packed,
-                        .total = bytes_to_load(program)};
+    struct load load = {
+        .program = program, .options = options, .out = out, .packed = options->packed};
+    for (size_t i = 0; i < program->n_weights; i++)
+        load.total += bytes_to_load(program, &program->weights[i]);
     *out = (struct worker_weights){.n = program->n_weights};
     out->data = calloc(program->n_weights + 1, sizeof *out->data);
     out->mapped = calloc(program->n_weights + 1, sizeof *out->mapped);

@@ -27,6 +27,8 @@ static const char usage[] =
     "  --memory GB          what may be used for weights and KV (default: 90% of what is free)\n"
     "  --listen HOST:PORT   where the worker before this one connects (default: any free port)\n"
     "  --advertise HOST:PORT  the address that others reach --listen by\n"
+    "  --expert-listen HOST:PORT  where stages ask for experts that this worker holds (default:\n"
+    "                       any free port); others reach it by --advertise's host\n"
     "  --isa NAME           portable, avx2, avx512, amx, neon or i8mm (default: the best here)\n"
     "  --key-file FILE      this machine's own key (default: ~/.config/caravan/worker.key)\n"
     "  --cache-dir DIR      where weights are kept for the next start (default: "
@@ -38,7 +40,8 @@ static const char usage[] =
     "  --help\n";
 
 struct arguments {
-    const char *join, *token, *name, *listen, *advertise, *isa, *key_file, *cache_dir;
+    const char *join, *token, *name, *listen, *advertise, *expert_listen, *isa, *key_file,
+        *cache_dir;
     unsigned long threads;
     double memory_gb;
     bool discard_packed, local;
@@ -51,6 +54,7 @@ enum {
     OPT_MEMORY,
     OPT_LISTEN,
     OPT_ADVERTISE,
+    OPT_EXPERT_LISTEN,
     OPT_ISA,
     OPT_KEY,
     OPT_CACHE,
@@ -68,6 +72,7 @@ static const struct option long_options[] = {
     {"memory", required_argument, NULL, OPT_MEMORY},
     {"listen", required_argument, NULL, OPT_LISTEN},
     {"advertise", required_argument, NULL, OPT_ADVERTISE},
+    {"expert-listen", required_argument, NULL, OPT_EXPERT_LISTEN},
     {"isa", required_argument, NULL, OPT_ISA},
     {"key-file", required_argument, NULL, OPT_KEY},
     {"cache-dir", required_argument, NULL, OPT_CACHE},
@@ -138,6 +143,9 @@ static bool take_option(struct arguments *args, int option)
         return true;
     case OPT_ADVERTISE:
         args->advertise = optarg;
+        return true;
+    case OPT_EXPERT_LISTEN:
+        args->expert_listen = optarg;
         return true;
     case OPT_ISA:
         args->isa = optarg;
@@ -256,7 +264,7 @@ static enum proto_status make_options(const struct arguments *args,
                                       struct proto_error *error)
 {
     static char endpoint[NET_ADDRESS_BYTES], listen[NET_ADDRESS_BYTES],
-        advertise[NET_ADDRESS_BYTES], host[256];
+        advertise[NET_ADDRESS_BYTES], expert_listen[NET_ADDRESS_BYTES], host[256];
     char token[NET_TOKEN_TEXT_BYTES];
     enum proto_status status;
     if (gethostname(host, sizeof host - 1) != 0)
@@ -266,6 +274,7 @@ static enum proto_status make_options(const struct arguments *args,
         .name = args->name ? args->name : host,
         .listen = args->listen ? listen : NULL,
         .advertise = args->advertise ? advertise : NULL,
+        .expert_listen = args->expert_listen ? expert_listen : NULL,
         .cache_dir = args->cache_dir,
         .keep_packed = !args->discard_packed,
         .threads = args->threads ? (unsigned)args->threads : kern_machine_processors(),
@@ -278,6 +287,9 @@ static enum proto_status make_options(const struct arguments *args,
         (status = choose_table(args, &options->table, error)) ||
         (args->listen &&
          (status = net_address_endpoint(args->listen, true, listen, sizeof listen, error))) ||
+        (args->expert_listen &&
+         (status = net_address_endpoint(args->expert_listen, true, expert_listen,
+                                        sizeof expert_listen, error))) ||
         (args->advertise && (status = net_address_endpoint(args->advertise, false, advertise,
                                                            sizeof advertise, error))))
         return status;

@@ -1,33 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Three threads meet here. The loop's thread owns the sockets and everything in struct session.
- * The computing thread runs batches (compute.c). While a slice is being built, a loading thread
- * runs (build_slice); it alone touches the slice then, after it has waited for the computing
- * thread to finish what it had of the old one. The two other threads speak to the loop only
- * through net_loop_post.
+ * Four threads meet here. The loop's thread owns the links and everything in struct session. The
+ * computing thread runs batches (compute.c), the experts' thread answers other workers' stages
+ * (expert_server.c), and while a slice is being built, a loading thread runs (loader.c). The
+ * computing and the loading thread speak to the loop only through net_loop_post.
  */
 #include "worker/session.h"
 
 #include "net/address.h"
 #include "net/link.h"
 #include "proto/log.h"
-#include "worker/compute.h"
-#include "worker/fetch.h"
+#include "worker/loader.h"
 
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define TICK_MS           100u
-#define HELLO_MS          500u
-#define LINK_MS           200u
-#define LINK_DEADLINE_MS  10000u
-#define FETCH_DEADLINE_MS 60000u
-#define PROGRESS_MS       100u
-#define DEADLINE_MS       3000u /* until the coordinator says otherwise */
+#define TICK_MS          100u
+#define HELLO_MS         500u
+#define LINK_MS          200u
+#define LINK_DEADLINE_MS 10000u
+#define DEADLINE_MS      3000u /* until the coordinator says otherwise */
 
 enum session_state {
     STATE_JOINING, /* not known to the coordinator */
@@ -62,29 +57,23 @@ struct session {
     struct net_timer *timer;
     struct net_link *coordinator, *listener, *next;
     struct worker_compute *compute;
-    char endpoint[NET_ADDRESS_BYTES + 16]; /* that others use for the listener */
+    struct worker_asker *asker;
+    struct worker_expert_server *experts;
+    struct worker_loader *loader;
+    char endpoint[NET_ADDRESS_BYTES + 16];        /* that others use for the listener */
+    char expert_endpoint[NET_ADDRESS_BYTES + 16]; /* and for experts */
 
     enum session_state state;
     uint64_t heard_ns, hello_ns, link_ns, link_since_ns;
     uint32_t deadline_ms;
     bool closing;           /* the links are gone: what is still posted is only freed */
     struct proto_error end; /* why the session ends; status OK: terminated */
-
-    struct worker_slice *slice; /* the loading thread's while `building` */
-    struct proto_msg load;      /* the load in force (kind LOAD), or zero */
-    struct proto_msg wanted;    /* a load that came while building */
-    struct net_payload *wanted_card;
-
-    /* The loading thread. */
-    bool building;
-    pthread_t builder;
-    struct net_payload *card;
-    struct worker_fetcher *fetcher;
-    atomic_bool cancel;
-    uint64_t progress_ns;
-    enum proto_status built;
-    struct proto_error build_error;
 };
+
+static const struct proto_load *load_of(const struct session *s)
+{
+    return worker_loader_load(s->loader);
+}
 
 static void set_state(struct session *s, enum session_state state)
 {
@@ -92,7 +81,7 @@ static void set_state(struct session *s, enum session_state state)
         return;
     proto_log(may_change[s->state][state] ? PROTO_LOG_INFO : PROTO_LOG_ERROR, "WORKER-STATE",
               "from=%s to=%s epoch=%llu", state_names[s->state], state_names[state],
-              (unsigned long long)s->load.load.epoch);
+              (unsigned long long)load_of(s)->epoch);
     s->state = state;
 }
 
@@ -113,10 +102,15 @@ static void tell(struct session *s, const struct proto_msg *msg)
                   proto_kind_name(msg->kind), error.text);
 }
 
+static void tell_of(void *arg, const struct proto_msg *msg)
+{
+    tell(arg, msg);
+}
+
 static void tell_failed(struct session *s, uint64_t batch, const struct proto_error *why)
 {
     struct proto_msg msg = {.kind = PROTO_MSG_FAILED,
-                            .failed = {.epoch = s->load.load.epoch,
+                            .failed = {.epoch = load_of(s)->epoch,
                                        .batch = batch,
                                        .status = why->status,
                                        .text = (char *)why->text}};
@@ -130,6 +124,7 @@ static void tell_hello(struct session *s)
                             .hello = {.version = PROTO_WIRE_VERSION,
                                       .name = (char *)o->name,
                                       .endpoint = s->endpoint,
+                                      .expert_endpoint = s->expert_endpoint,
                                       .memory_bytes = o->memory_bytes,
                                       .threads = o->threads,
                                       .isa = (char *)o->table->name}};
@@ -139,12 +134,13 @@ static void tell_hello(struct session *s)
 
 static void tell_ready(struct session *s)
 {
+    const struct worker_slice *slice = worker_loader_slice(s->loader);
     set_state(s, STATE_READY);
     struct proto_msg msg = {.kind = PROTO_MSG_READY,
-                            .ready = {.epoch = s->load.load.epoch,
-                                      .weight_bytes = shard_program_weight_bytes(s->slice->program),
-                                      .kv_limit_bytes = s->slice->kv_limit_bytes,
-                                      .scratch_bytes = s->slice->scratch_bytes}};
+                            .ready = {.epoch = load_of(s)->epoch,
+                                      .weight_bytes = slice->weight_bytes,
+                                      .kv_limit_bytes = slice->kv_limit_bytes,
+                                      .scratch_bytes = slice->scratch_bytes}};
     tell(s, &msg);
 }
 
@@ -162,11 +158,14 @@ static uint64_t resident_bytes(void)
 
 static void tell_pong(struct session *s, const struct proto_ping *ping, uint64_t now_ns)
 {
-    bool computing = s->state == STATE_READY && s->slice;
+    const struct worker_slice *slice = worker_loader_slice(s->loader);
+    uint64_t steps = worker_expert_server_steps(s->experts);
+    if (s->state == STATE_READY && slice && slice->exec)
+        steps += worker_exec_steps(slice->exec);
     struct proto_msg msg = {.kind = PROTO_MSG_PONG,
                             .pong = {.ping_sent_ns = ping->sent_ns,
                                      .received_ns = now_ns,
-                                     .steps = computing ? worker_exec_steps(s->slice->exec) : 0,
+                                     .steps = steps,
                                      .rss_bytes = resident_bytes()}};
     msg.pong.sent_ns = net_now_ns();
     tell(s, &msg);
@@ -196,7 +195,7 @@ static void send_output(void *arg)
 {
     struct worker_output *output = arg;
     struct session *s = output->owner;
-    uint64_t epoch = s->load.load.epoch;
+    uint64_t epoch = load_of(s)->epoch;
     struct proto_msg *msg = &output->msg;
     if (s->closing) {
         worker_output_destroy(output);
@@ -224,133 +223,23 @@ static void deliver_output(void *arg, struct worker_output *output)
         worker_output_destroy(output);
 }
 
-/* ---- building a slice ---- */
-
-struct note {
-    struct session *session;
-    struct proto_msg msg;
-};
-
-/* On the loop's thread. */
-static void send_note(void *arg)
-{
-    struct note *note = arg;
-    if (!note->session->closing)
-        tell(note->session, &note->msg);
-    free(note);
-}
-
-/* On the loading thread. */
-static enum proto_status post_note(void *arg, const struct proto_msg *msg,
-                                   struct proto_error *error)
-{
-    struct session *s = arg;
-    struct note *note = malloc(sizeof *note);
-    if (note)
-        *note = (struct note){.session = s, .msg = *msg};
-    if (!note || net_loop_post(s->loop, send_note, note) != PROTO_OK) {
-        free(note);
-        return proto_fail_nomem(error, sizeof *note, "a message");
-    }
-    return PROTO_OK;
-}
-
-static void post_progress(void *arg, uint64_t done, uint64_t total, uint64_t fetched)
-{
-    struct session *s = arg;
-    uint64_t now_ns = net_now_ns();
-    if (done < total && now_ns - s->progress_ns < PROGRESS_MS * 1000000ull)
-        return;
-    s->progress_ns = now_ns;
-    struct proto_msg msg = {.kind = PROTO_MSG_PROGRESS,
-                            .progress = {.epoch = s->load.load.epoch,
-                                         .done_bytes = done,
-                                         .total_bytes = total,
-                                         .fetched_bytes = fetched}};
-    post_note(s, &msg, NULL);
-}
-
-static void slice_built(void *arg);
-
-/* The loading thread: the slice in force serves again, or is replaced. */
-static void *build_slice(void *arg)
-{
-    struct session *s = arg;
-    const struct proto_load *load = &s->load.load;
-    const void *card = net_payload_data(s->card);
-    size_t card_bytes = net_payload_len(s->card);
-    worker_compute_drain(s->compute);
-    s->built = PROTO_OK;
-    if (s->slice && worker_slice_serves(s->slice, load, card, card_bytes)) {
-        worker_slice_renew(s->slice, load->epoch);
-    } else {
-        worker_slice_destroy(s->slice);
-        s->slice = NULL;
-        struct worker_fetch fetch = worker_fetcher_calls(s->fetcher);
-        struct worker_slice_options how = {.table = s->options->table,
-                                           .compute_pool = worker_compute_pool(s->compute),
-                                           .threads = s->options->threads,
-                                           .cache_dir = s->options->cache_dir,
-                                           .keep_packed = s->options->keep_packed,
-                                           .fetch = &fetch,
-                                           .progress = post_progress,
-                                           .progress_arg = s,
-                                           .cancel = &s->cancel};
-        s->built = worker_slice_create(&s->slice, load, card, card_bytes, &how, &s->build_error);
-    }
-    net_loop_post(s->loop, slice_built, s);
-    return NULL;
-}
+/* ---- loads ---- */
 
 static void fail_load(struct session *s, const struct proto_error *why)
 {
     proto_log(PROTO_LOG_WARN, "WORKER-LOAD-FAILED", "epoch=%llu error=\"%s\"",
-              (unsigned long long)s->load.load.epoch, why->text);
+              (unsigned long long)load_of(s)->epoch, why->text);
     tell_failed(s, 0, why);
     if (s->state != STATE_JOINING)
         set_state(s, STATE_JOINED);
 }
 
-static void start_build(struct session *s)
-{
-    struct proto_error error;
-    const struct worker_fetcher_options fetcher = {
-        .epoch = s->load.load.epoch, .deadline_ms = FETCH_DEADLINE_MS, .send = post_note, .arg = s};
-    set_state(s, STATE_LOADING);
-    atomic_store(&s->cancel, false);
-    enum proto_status status = worker_fetcher_create(&s->fetcher, &fetcher, &error);
-    if (status == PROTO_OK) {
-        int rc = pthread_create(&s->builder, NULL, build_slice, s);
-        if (rc)
-            status = proto_fail_errno(&error, rc, "start", "the loading thread");
-    }
-    s->building = status == PROTO_OK;
-    if (!s->building)
-        fail_load(s, &error);
-}
-
-/* Puts a load in force and starts to build, unless a build is still ending. */
 static void take_load(struct session *s, struct proto_msg *load, struct net_payload **card)
 {
-    if (s->building) {
-        struct proto_error over = {PROTO_CANCELLED, "the coordinator has a newer plan"};
-        atomic_store(&s->cancel, true);
-        worker_fetcher_fail(s->fetcher, &over);
-        proto_msg_finish(&s->wanted);
-        net_payload_destroy(s->wanted_card);
-        s->wanted = *load;
-        s->wanted_card = *card;
-    } else {
-        net_link_destroy(s->next, 0);
-        s->next = NULL;
-        proto_msg_finish(&s->load);
-        net_payload_destroy(s->card);
-        s->load = *load;
-        s->card = *card;
-        start_build(s);
-    }
-    memset(load, 0, sizeof *load);
-    *card = NULL;
+    net_link_destroy(s->next, 0);
+    s->next = NULL;
+    set_state(s, STATE_LOADING);
+    worker_loader_take(s->loader, load, card, s->deadline_ms);
 }
 
 static void on_linked(void *arg, net_peer from, const uint8_t *key, struct proto_msg *msg,
@@ -361,7 +250,7 @@ static void on_next_bad(void *arg, net_peer from, const uint8_t *key,
 /* The slice is loaded: reach the next stage, or be ready. */
 static void link_up(struct session *s)
 {
-    const struct proto_load *load = &s->load.load;
+    const struct proto_load *load = load_of(s);
     if (load->next_endpoint[0] == 0) {
         tell_ready(s);
         return;
@@ -378,29 +267,14 @@ static void link_up(struct session *s)
     s->link_ns = 0;
 }
 
-/* On the loop's thread, after build_slice. */
-static void slice_built(void *arg)
+/* Where the coordinator went away meanwhile, the slice stays for its return. */
+static void on_loaded(void *arg, enum proto_status status, const struct proto_error *error)
 {
     struct session *s = arg;
-    if (s->closing)
-        return;
-    pthread_join(s->builder, NULL);
-    s->building = false;
-    worker_fetcher_destroy(s->fetcher);
-    s->fetcher = NULL;
-    if (s->wanted.kind) {
-        struct proto_msg load = s->wanted;
-        struct net_payload *card = s->wanted_card;
-        memset(&s->wanted, 0, sizeof s->wanted);
-        s->wanted_card = NULL;
-        take_load(s, &load, &card);
-    } else if (s->state != STATE_LOADING) {
-        return; /* the coordinator went away meanwhile; the slice stays for its return */
-    } else if (s->built == PROTO_OK) {
+    if (s->state == STATE_LOADING && status == PROTO_OK)
         link_up(s);
-    } else {
-        fail_load(s, &s->build_error);
-    }
+    else if (s->state == STATE_LOADING)
+        fail_load(s, error);
 }
 
 /* ---- messages ---- */
@@ -409,7 +283,8 @@ static void slice_built(void *arg)
 static void take_batch(struct session *s, struct proto_batch *batch, struct net_payload **payload,
                        uint64_t now_ns)
 {
-    if (s->state != STATE_READY || batch->epoch != s->load.load.epoch) {
+    struct worker_slice *slice = worker_loader_slice(s->loader);
+    if (s->state != STATE_READY || !slice->exec || batch->epoch != load_of(s)->epoch) {
         proto_log(PROTO_LOG_DEBUG, "WORKER-BATCH-STALE", "epoch=%llu batch=%llu",
                   (unsigned long long)batch->epoch, (unsigned long long)batch->batch);
         return;
@@ -417,7 +292,7 @@ static void take_batch(struct session *s, struct proto_batch *batch, struct net_
     struct proto_error error;
     enum proto_status status = PROTO_OK;
     uint64_t number = batch->batch, rows = proto_batch_rows(batch);
-    const struct shard_program *program = s->slice->program;
+    const struct shard_program *program = slice->program;
     size_t row_bytes =
         program->embed ? 4 : shard_row_floats(program->model, program->layer_first) * sizeof(float);
     size_t found = *payload ? net_payload_len(*payload) : 0;
@@ -426,7 +301,7 @@ static void take_batch(struct session *s, struct proto_batch *batch, struct net_
                             "batch %llu: expected %llu rows of %zu bytes, found %zu bytes",
                             (unsigned long long)number, (unsigned long long)rows, row_bytes, found);
     else
-        status = worker_compute_batch(s->compute, s->slice, batch, payload, now_ns, &error);
+        status = worker_compute_batch(s->compute, slice, batch, payload, now_ns, &error);
     if (status != PROTO_OK)
         tell_failed(s, number, &error);
 }
@@ -439,10 +314,9 @@ static void lose_coordinator(struct session *s, const char *why)
     struct proto_msg msg = {.kind = PROTO_MSG_BYE};
     struct proto_error error;
     proto_fail(&error, PROTO_LOST, "the coordinator is gone: %s", why);
-    if (s->fetcher)
-        worker_fetcher_fail(s->fetcher, &error);
-    if (s->building)
-        atomic_store(&s->cancel, true);
+    worker_loader_cancel(s->loader, &error);
+    /* A batch in work may be waiting for experts. */
+    worker_asker_cancel(s->asker);
     tell(s, &msg);
     set_state(s, STATE_JOINING);
 }
@@ -472,6 +346,35 @@ static void take_measure(struct session *s, const struct proto_measure *measure)
         tell_failed(s, 0, &error);
 }
 
+static void free_counts(void *data, void *arg)
+{
+    (void)arg;
+    free(data);
+}
+
+static void take_usage(struct session *s)
+{
+    const struct worker_slice *slice = worker_loader_slice(s->loader);
+    if (s->state != STATE_READY || !slice->exec)
+        return;
+    struct proto_msg msg = {
+        .kind = PROTO_MSG_USED,
+        .used = {.epoch = load_of(s)->epoch,
+                 .layer_first = slice->program->layer_first,
+                 .n_layers = slice->program->layer_end - slice->program->layer_first,
+                 .n_experts = slice->model->n_experts}};
+    size_t bytes = (size_t)msg.used.n_layers * msg.used.n_experts * sizeof(uint32_t);
+    uint32_t *counts = malloc(bytes + 1);
+    struct net_payload *payload =
+        counts ? net_payload_wrap(counts, bytes, free_counts, NULL) : NULL;
+    if (!payload) {
+        free(counts);
+        return;
+    }
+    worker_exec_usage(slice->exec, counts);
+    net_link_send(s->coordinator, 0, &msg, &payload, NULL);
+}
+
 static void take_goodbye(struct session *s)
 {
     if (s->options->local)
@@ -497,14 +400,16 @@ static void on_coordinator(void *arg, net_peer from, const uint8_t *key, struct 
         tell_pong(s, &msg->ping, now_ns);
     else if (msg->kind == PROTO_MSG_LOAD && joined && *payload)
         take_load(s, msg, payload);
-    else if (msg->kind == PROTO_MSG_BATCH && s->load.load.stage == 0)
+    else if (msg->kind == PROTO_MSG_BATCH && load_of(s)->has_stage && load_of(s)->stage == 0)
         take_batch(s, &msg->batch, payload, now_ns);
-    else if (msg->kind == PROTO_MSG_HASHES && s->fetcher)
-        worker_fetcher_hashes(s->fetcher, &msg->hashes, payload);
-    else if (msg->kind == PROTO_MSG_CHUNK && s->fetcher)
-        worker_fetcher_chunk(s->fetcher, &msg->chunk, payload);
+    else if (msg->kind == PROTO_MSG_HASHES)
+        worker_loader_hashes(s->loader, &msg->hashes, payload);
+    else if (msg->kind == PROTO_MSG_CHUNK)
+        worker_loader_chunk(s->loader, &msg->chunk, payload);
     else if (msg->kind == PROTO_MSG_MEASURE && joined)
         take_measure(s, &msg->measure);
+    else if (msg->kind == PROTO_MSG_USAGE)
+        take_usage(s);
     else if (msg->kind == PROTO_MSG_BYE)
         take_goodbye(s);
 }
@@ -514,8 +419,8 @@ static void on_previous(void *arg, net_peer from, const uint8_t *key, struct pro
                         struct net_payload **payload)
 {
     struct session *s = arg;
-    const struct proto_load *load = &s->load.load;
-    if (s->load.kind != PROTO_MSG_LOAD || load->stage == 0 ||
+    const struct proto_load *load = load_of(s);
+    if (!load->has_stage || load->stage == 0 ||
         memcmp(key, load->previous_key, PROTO_KEY_BYTES) != 0) {
         net_link_forget(s->listener, from);
         return;
@@ -536,7 +441,7 @@ static void on_linked(void *arg, net_peer from, const uint8_t *key, struct proto
     (void)key;
     (void)payload;
     if (msg->kind == PROTO_MSG_LINKED && s->state == STATE_LINKING &&
-        msg->link.epoch == s->load.load.epoch)
+        msg->link.epoch == load_of(s)->epoch)
         tell_ready(s);
 }
 
@@ -595,10 +500,10 @@ static void link_again(struct session *s, uint64_t now_ns)
             &error, PROTO_TIMEOUT,
             "worker %s cannot reach the next worker at %s within %u s; is a firewall between "
             "them?",
-            s->options->name, s->load.load.next_endpoint, LINK_DEADLINE_MS / 1000);
+            s->options->name, load_of(s)->next_endpoint, LINK_DEADLINE_MS / 1000);
         fail_load(s, &error);
     } else if (now_ns - s->link_ns > LINK_MS * 1000000ull) {
-        struct proto_msg msg = {.kind = PROTO_MSG_LINK, .link = {.epoch = s->load.load.epoch}};
+        struct proto_msg msg = {.kind = PROTO_MSG_LINK, .link = {.epoch = load_of(s)->epoch}};
         net_link_send(s->next, 0, &msg, NULL, NULL);
         s->link_ns = now_ns;
     }
@@ -668,11 +573,60 @@ static enum proto_status open_listener(struct session *s, struct proto_error *er
     return status;
 }
 
+/* The experts' thread, at the same address as the listener's but for the port. */
+static enum proto_status open_experts(struct session *s, struct proto_error *error)
+{
+    const struct worker_session_options *o = s->options;
+    char endpoint[NET_ADDRESS_BYTES] = "tcp://*:0";
+    if (o->expert_listen)
+        snprintf(endpoint, sizeof endpoint, "%s", o->expert_listen);
+    else if (strncmp(o->endpoint, "ipc://", 6) == 0)
+        snprintf(endpoint, sizeof endpoint, "ipc://@caravan-experts-%ld", (long)getpid());
+    enum proto_status status =
+        worker_expert_server_create(&s->experts, s->loop, endpoint, &o->own, error);
+    if (status != PROTO_OK)
+        return status;
+    const char *bound = worker_expert_server_endpoint(s->experts);
+    const char *host = s->endpoint, *end = strrchr(s->endpoint, ':');
+    if (strncmp(bound, "ipc://", 6) == 0 || strncmp(host, "ipc://", 6) == 0)
+        snprintf(s->expert_endpoint, sizeof s->expert_endpoint, "%s", bound);
+    else
+        snprintf(s->expert_endpoint, sizeof s->expert_endpoint, "%.*s:%.16s", (int)(end - host),
+                 host, net_address_port(bound));
+    return PROTO_OK;
+}
+
+static enum proto_status open_compute(struct session *s, struct proto_error *error)
+{
+    const struct worker_session_options *o = s->options;
+    struct worker_compute_options compute = {.table = o->table,
+                                             .threads = o->threads,
+                                             .asker = s->asker,
+                                             .deliver = deliver_output,
+                                             .arg = s};
+    return worker_compute_create(&s->compute, &compute, error);
+}
+
+static enum proto_status open_loader(struct session *s, struct proto_error *error)
+{
+    const struct worker_session_options *o = s->options;
+    struct worker_loader_options loader = {.loop = s->loop,
+                                           .compute = s->compute,
+                                           .asker = s->asker,
+                                           .experts = s->experts,
+                                           .table = o->table,
+                                           .threads = o->threads,
+                                           .cache_dir = o->cache_dir,
+                                           .keep_packed = o->keep_packed,
+                                           .tell = tell_of,
+                                           .done = on_loaded,
+                                           .arg = s};
+    return worker_loader_create(&s->loader, &loader, error);
+}
+
 static enum proto_status open_session(struct session *s, struct proto_error *error)
 {
     const struct worker_session_options *o = s->options;
-    struct worker_compute_options compute = {
-        .table = o->table, .threads = o->threads, .deliver = deliver_output, .arg = s};
     struct net_link_handler handler = {.on_message = on_coordinator,
                                        .on_bad = on_coordinator_bad,
                                        .on_trouble = on_trouble,
@@ -682,8 +636,9 @@ static enum proto_status open_session(struct session *s, struct proto_error *err
     s->heard_ns = net_now_ns();
     if ((status = net_loop_create(&s->loop, error)) ||
         (status = net_loop_on_terminate(s->loop, on_terminate, s, error)) ||
-        (status = open_listener(s, error)) ||
-        (status = worker_compute_create(&s->compute, &compute, error)) ||
+        (status = open_listener(s, error)) || (status = open_experts(s, error)) ||
+        (status = worker_asker_create(&s->asker, s->loop, &o->own, error)) ||
+        (status = open_compute(s, error)) || (status = open_loader(s, error)) ||
         (status = net_link_connect(&s->coordinator, s->loop, o->endpoint, &o->own,
                                    o->token.cluster_key, &handler, error)) ||
         (status = net_timer_create(&s->timer, s->loop, TICK_MS, on_tick, s, error)))
@@ -691,29 +646,23 @@ static enum proto_status open_session(struct session *s, struct proto_error *err
     return PROTO_OK;
 }
 
+/* The batch being computed is waited for; a second Ctrl-C does not wait. The slice is freed after
+ * the loop, when nothing is posted any more. */
 static void close_session(struct session *s)
 {
-    struct proto_error over = {PROTO_CANCELLED, "the worker is stopping"};
     s->closing = true;
-    /* The batch being computed is waited for; a second Ctrl-C does not wait. */
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
-    atomic_store(&s->cancel, true);
-    if (s->fetcher)
-        worker_fetcher_fail(s->fetcher, &over);
-    if (s->building)
-        pthread_join(s->builder, NULL);
+    worker_loader_stop(s->loader);
+    if (s->asker)
+        worker_asker_cancel(s->asker);
+    worker_expert_server_destroy(s->experts);
     worker_compute_destroy(s->compute);
+    worker_asker_destroy(s->asker);
     net_timer_destroy(s->timer);
     net_link_destroy(s->next, 0);
     net_link_destroy(s->listener, 0);
     net_link_destroy(s->coordinator, 200);
-    worker_fetcher_destroy(s->fetcher);
-    worker_slice_destroy(s->slice);
-    proto_msg_finish(&s->load);
-    proto_msg_finish(&s->wanted);
-    net_payload_destroy(s->card);
-    net_payload_destroy(s->wanted_card);
 }
 
 enum proto_status worker_session_run(const struct worker_session_options *options,
@@ -732,6 +681,7 @@ enum proto_status worker_session_run(const struct worker_session_options *option
     }
     close_session(s);
     net_loop_destroy(s->loop);
+    worker_loader_destroy(s->loader);
     free(s);
     return status;
 }

@@ -20,6 +20,7 @@ struct worker_session_options {
     const char *name;          /* shown to people */
     const char *listen;        /* endpoint for the stage before; NULL: chosen */
     const char *advertise;     /* endpoint others use for it; NULL: found out */
+    const char *expert_listen; /* endpoint for stages that need experts; NULL: chosen */
     const char *cache_dir;     /* of the store; NULL: the default */
     bool keep_packed;          /* keep packed weights in it */
     const struct kern_table *table;

@@ -52,6 +52,41 @@ static enum proto_status open_store(struct shard_store **out,
     return PROTO_OK;
 }
 
+/* What is loaded already, before the program at hand. */
+struct before {
+    const struct worker_slice_options *options;
+    uint64_t done, total, fetched; /* of all up to now */
+    uint64_t base, base_fetched;
+};
+
+static void add_progress(void *arg, uint64_t done, uint64_t total, uint64_t fetched)
+{
+    struct before *before = arg;
+    before->done = before->base + done;
+    before->total = before->base + total;
+    before->fetched = before->base_fetched + fetched;
+    if (before->options->progress)
+        before->options->progress(before->options->progress_arg, before->done, before->total,
+                                  before->fetched);
+}
+
+static enum proto_status load_both(struct worker_slice *slice,
+                                   const struct worker_slice_options *options,
+                                   struct worker_load_options *how, struct proto_error *error)
+{
+    struct before before = {.options = options};
+    enum proto_status status = PROTO_OK;
+    how->progress = add_progress;
+    how->progress_arg = &before;
+    if (slice->program)
+        status = worker_load(&slice->weights, slice->program, how, error);
+    before.base = before.total;
+    before.base_fetched = before.fetched;
+    if (status == PROTO_OK && slice->host_program)
+        status = worker_load(&slice->host_weights, slice->host_program, how, error);
+    return status;
+}
+
 static enum proto_status load_weights(struct worker_slice *slice, const struct proto_load *load,
                                       const struct worker_slice_options *options,
                                       struct proto_error *error)
@@ -70,10 +105,8 @@ static enum proto_status load_weights(struct worker_slice *slice, const struct p
                                           .store = store,
                                           .packed = options->keep_packed ? store : NULL,
                                           .fetch = options->fetch,
-                                          .progress = options->progress,
-                                          .progress_arg = options->progress_arg,
                                           .cancel = options->cancel};
-        status = worker_load(&slice->weights, slice->program, &how, error);
+        status = load_both(slice, options, &how, error);
     }
     kern_pool_destroy(pool);
     shard_store_close(store);
@@ -81,17 +114,17 @@ static enum proto_status load_weights(struct worker_slice *slice, const struct p
     return status;
 }
 
-static enum proto_status prepare_execution(struct worker_slice *slice,
-                                           const struct proto_load *load,
-                                           const struct worker_slice_options *options,
-                                           struct proto_error *error)
+static enum proto_status prepare_stage(struct worker_slice *slice, const struct proto_load *load,
+                                       const struct worker_slice_options *options,
+                                       struct proto_error *error)
 {
     enum kern_kv type = (enum kern_kv)load->kv_type;
     enum proto_status status = shard_kv_check(slice->program->model, type, error);
     if (status != PROTO_OK)
         return status;
+    slice->weight_bytes += shard_program_weight_bytes(slice->program);
     slice->kv_limit_bytes = shard_kv_limit(slice->program, type, load->ctx, load->max_seqs);
-    slice->scratch_bytes = worker_exec_scratch_bytes(
+    slice->scratch_bytes += worker_exec_scratch_bytes(
         slice->program, load->max_rows, kern_pool_threads(options->compute_pool), load->ctx);
     struct shard_kv_options kv = {.type = type,
                                   .ctx = load->ctx,
@@ -100,12 +133,28 @@ static enum proto_status prepare_execution(struct worker_slice *slice,
     status = shard_kv_create(&slice->kv, slice->program, &kv, error);
     if (status != PROTO_OK)
         return status;
+    slice->remote = options->remote;
     struct worker_exec_options exec = {.table = options->table,
                                        .pool = options->compute_pool,
                                        .kv = slice->kv,
+                                       .remote = &slice->remote,
                                        .max_rows = load->max_rows,
                                        .inexact = load->inexact};
     return worker_exec_create(&slice->exec, slice->program, &slice->weights, &exec, error);
+}
+
+static enum proto_status prepare_host(struct worker_slice *slice, const struct proto_load *load,
+                                      const struct worker_slice_options *options,
+                                      struct proto_error *error)
+{
+    slice->weight_bytes += shard_program_weight_bytes(slice->host_program);
+    slice->scratch_bytes += worker_expert_host_bytes(slice->host_program, load->max_rows);
+    struct worker_expert_host_options how = {.table = options->table,
+                                             .pool = options->compute_pool,
+                                             .max_rows = load->max_rows,
+                                             .inexact = load->inexact};
+    return worker_expert_host_create(&slice->host, slice->host_program, &slice->host_weights, &how,
+                                     error);
 }
 
 static void remember_load(struct worker_slice *slice, const struct proto_load *load)
@@ -114,6 +163,68 @@ static void remember_load(struct worker_slice *slice, const struct proto_load *l
     slice->load.next_endpoint = NULL;
     slice->load.files = NULL;
     slice->load.n_files = 0;
+    slice->load.hosts = NULL;
+    slice->load.parts = NULL;
+    slice->load.askers = NULL;
+    slice->load.n_hosts = slice->load.n_askers = 0;
+}
+
+static struct shard_expert_part part_of(const struct proto_part *part)
+{
+    return (struct shard_expert_part){.worker = part->host,
+                                      .layer_first = part->layer_first,
+                                      .layer_end = part->layer_end,
+                                      .expert_first = part->expert_first,
+                                      .expert_end = part->expert_end,
+                                      .slice = part->slice,
+                                      .n_slices = part->n_slices};
+}
+
+static enum proto_status take_card(struct worker_slice *slice, const struct proto_load *load,
+                                   const void *card, size_t card_bytes, struct proto_error *error)
+{
+    slice->card_bytes = card_bytes;
+    slice->card = malloc(card_bytes ? card_bytes : 1);
+    slice->parts = calloc(load->n_parts + 1, sizeof *slice->parts);
+    if (!slice->card || !slice->parts)
+        return proto_fail_nomem(error, card_bytes, "the model card");
+    memcpy(slice->card, card, card_bytes);
+    for (uint32_t i = 0; i < load->n_parts; i++)
+        slice->parts[i] = part_of(&load->parts[i]);
+    enum proto_status status =
+        shard_gguf_parse(&slice->gguf, card, card_bytes, "model card", error);
+    return status == PROTO_OK ? shard_model_create(&slice->model, slice->gguf, error) : status;
+}
+
+/* Whether the worker has experts for stages of others. */
+static bool hosts_experts(const struct proto_load *load, const struct shard_model *model)
+{
+    for (uint32_t i = 0; i < load->n_parts; i++) {
+        const struct proto_part *p = &load->parts[i];
+        for (uint32_t il = p->layer_first; il < p->layer_end && il < model->n_layers; il++)
+            if (p->host == load->self && model->layers[il].moe &&
+                (il < load->layer_first || il >= load->layer_end))
+                return true;
+    }
+    return false;
+}
+
+static enum proto_status cut(struct worker_slice *slice, const struct proto_load *load,
+                             struct proto_error *error)
+{
+    struct shard_split split = {.layer_first = load->layer_first,
+                                .layer_end = load->layer_end,
+                                .embed = load->embed,
+                                .head = load->head,
+                                .worker = load->self,
+                                .parts = load->n_parts ? slice->parts : NULL,
+                                .n_parts = load->n_parts};
+    enum proto_status status = PROTO_OK;
+    if (load->has_stage)
+        status = shard_program_create_split(&slice->program, slice->model, &split, error);
+    if (status == PROTO_OK && hosts_experts(load, slice->model))
+        status = shard_program_create_host(&slice->host_program, slice->model, &split, error);
+    return status;
 }
 
 enum proto_status worker_slice_create(struct worker_slice **out, const struct proto_load *load,
@@ -124,58 +235,65 @@ enum proto_status worker_slice_create(struct worker_slice **out, const struct pr
     struct worker_slice *slice = calloc(1, sizeof *slice);
     if (!slice)
         return proto_fail_nomem(error, sizeof *slice, "a slice");
-    enum proto_status status = PROTO_OK;
+    enum proto_status status;
     remember_load(slice, load);
-    slice->card = malloc(card_bytes ? card_bytes : 1);
-    slice->card_bytes = card_bytes;
-    if (!slice->card) {
-        status = proto_fail_nomem(error, card_bytes, "the model card");
-        goto fail;
-    }
-    memcpy(slice->card, card, card_bytes);
-    if ((status = shard_gguf_parse(&slice->gguf, card, card_bytes, "model card", error)) ||
-        (status = shard_model_create(&slice->model, slice->gguf, error)) ||
-        (status = shard_program_create(&slice->program, slice->model, load->layer_first,
-                                       load->layer_end, load->embed, load->head, error)) ||
+    if ((status = take_card(slice, load, card, card_bytes, error)) ||
+        (status = cut(slice, load, error)) ||
         (status = load_weights(slice, load, options, error)) ||
-        (status = prepare_execution(slice, load, options, error)))
-        goto fail;
+        (slice->program && (status = prepare_stage(slice, load, options, error))) ||
+        (slice->host_program && (status = prepare_host(slice, load, options, error)))) {
+        worker_slice_destroy(slice);
+        return status;
+    }
     *out = slice;
     return PROTO_OK;
-fail:
-    worker_slice_destroy(slice);
-    return status;
 }
 
 void worker_slice_destroy(struct worker_slice *slice)
 {
     if (!slice)
         return;
+    worker_expert_host_destroy(slice->host);
+    worker_weights_finish(&slice->host_weights);
+    shard_program_destroy(slice->host_program);
     worker_exec_destroy(slice->exec);
     shard_kv_destroy(slice->kv);
     worker_weights_finish(&slice->weights);
     shard_program_destroy(slice->program);
     shard_model_destroy(slice->model);
     shard_gguf_close(slice->gguf);
+    free(slice->parts);
     free(slice->card);
     free(slice);
+}
+
+static bool same_parts(const struct worker_slice *slice, const struct proto_load *load)
+{
+    if (slice->load.n_parts != load->n_parts || slice->load.self != load->self)
+        return false;
+    for (uint32_t i = 0; i < load->n_parts; i++) {
+        struct shard_expert_part part = part_of(&load->parts[i]);
+        if (memcmp(&slice->parts[i], &part, sizeof part) != 0)
+            return false;
+    }
+    return true;
 }
 
 bool worker_slice_serves(const struct worker_slice *slice, const struct proto_load *load,
                          const void *card, size_t card_bytes)
 {
     const struct proto_load *have = &slice->load;
-    return have->layer_first == load->layer_first && have->layer_end == load->layer_end &&
-           have->embed == load->embed && have->head == load->head &&
-           have->kv_type == load->kv_type && have->ctx == load->ctx &&
+    return have->has_stage == load->has_stage && have->layer_first == load->layer_first &&
+           have->layer_end == load->layer_end && have->embed == load->embed &&
+           have->head == load->head && have->kv_type == load->kv_type && have->ctx == load->ctx &&
            have->max_seqs == load->max_seqs && have->max_rows == load->max_rows &&
-           have->inexact == load->inexact && slice->card_bytes == card_bytes &&
-           memcmp(slice->card, card, card_bytes) == 0;
+           have->inexact == load->inexact && same_parts(slice, load) &&
+           slice->card_bytes == card_bytes && memcmp(slice->card, card, card_bytes) == 0;
 }
 
 void worker_slice_renew(struct worker_slice *slice, uint64_t epoch)
 {
     slice->load.epoch = epoch;
-    for (uint32_t seq = 0; seq < slice->load.max_seqs; seq++)
+    for (uint32_t seq = 0; slice->kv && seq < slice->load.max_seqs; seq++)
         shard_kv_drop(slice->kv, seq);
 }

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A slice of a model as a worker holds it: the model card, the program cut from it, the weights,
- * the KV cache and the executor. Built on a loading thread, then used by the computing thread.
+ * A slice of a model as a worker holds it: the model card, and cut from it what the worker computes
+ * as a stage (program, weights, KV cache, executor), or what it holds for the stages of others
+ * (experts), or both. Built on a loading thread, then used by the computing thread and by the
+ * experts' thread.
  */
 #ifndef WORKER_SLICE_H
 #define WORKER_SLICE_H
 
+#include "worker/expert_host.h"
 #include "worker/load.h"
 
 struct worker_slice {
@@ -13,17 +16,23 @@ struct worker_slice {
     size_t card_bytes;
     struct shard_gguf *gguf;
     struct shard_model *model;
-    struct shard_program *program;
+    struct shard_expert_part *parts; /* the load's */
+    struct shard_program *program; /* the stage's, NULL: none */
     struct worker_weights weights;
     struct shard_kv *kv;
     struct worker_exec *exec;
+    struct shard_program *host_program; /* the experts', NULL: none */
+    struct worker_weights host_weights;
+    struct worker_expert_host *host;
+    struct worker_remote remote; /* the executor's */
     struct proto_load load; /* what was asked for; strings and arrays are not kept */
-    uint64_t kv_limit_bytes, scratch_bytes;
+    uint64_t weight_bytes, kv_limit_bytes, scratch_bytes; /* of both */
 };
 
 struct worker_slice_options {
     const struct kern_table *table;
     struct kern_pool *compute_pool; /* the executor's; borrowed for the slice's life */
+    struct worker_remote remote;    /* reaches the experts that others hold */
     unsigned threads;               /* that loading may use */
     const char *cache_dir;          /* of the store; NULL: the default */
     bool keep_packed;               /* keep packed weights in it */

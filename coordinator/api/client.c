@@ -42,10 +42,27 @@ static bool truth(const json_t *object, const char *name)
     return json_is_true(json_object_get(object, name));
 }
 
+static void read_experts(struct coord_worker_status *w, const json_t *json)
+{
+    w->expert_first = (uint32_t)number(json, "first");
+    w->expert_end = (uint32_t)number(json, "end");
+    w->expert_layer_first = (uint32_t)number(json, "layer_first");
+    w->expert_layer_end = (uint32_t)number(json, "layer_end");
+    w->expert_slice = (uint32_t)number(json, "slice");
+    w->n_slices = (uint32_t)number(json, "n_slices");
+    w->experts = (struct coord_expert_times){.requests = number(json, "requests"),
+                                             .bytes_in = number(json, "bytes_in"),
+                                             .bytes_out = number(json, "bytes_out"),
+                                             .compute_ns = number(json, "compute_ns"),
+                                             .wire_ns = number(json, "wire_ns"),
+                                             .wait_ns = number(json, "wait_ns")};
+}
+
 static void read_worker(struct coord_worker_status *w, const json_t *json)
 {
     copy_text(w->name, sizeof w->name, json, "name");
     copy_text(w->endpoint, sizeof w->endpoint, json, "endpoint");
+    copy_text(w->expert_endpoint, sizeof w->expert_endpoint, json, "expert_endpoint");
     copy_text(w->isa, sizeof w->isa, json, "isa");
     copy_text(w->state, sizeof w->state, json, "state");
     w->local = truth(json, "local");
@@ -69,6 +86,38 @@ static void read_worker(struct coord_worker_status *w, const json_t *json)
     w->wire_ns = number(json, "wire_ns");
     w->wire_back_ns = number(json, "wire_back_ns");
     w->bytes_in = number(json, "bytes_in");
+    w->expert_wait_ns = number(json, "expert_wait_ns");
+    read_experts(w, json_object_get(json, "experts"));
+}
+
+/* Layers that are not listed have no experts, or nobody has chosen any. */
+static enum proto_status read_usage(struct coord_status *s, const json_t *layers,
+                                    struct proto_error *error)
+{
+    size_t i;
+    json_t *layer;
+    json_array_foreach(layers, i, layer)
+    {
+        size_t n = json_array_size(json_object_get(layer, "rows"));
+        uint64_t il = number(layer, "layer");
+        if (n == 0 || n > PROTO_MAX_EXPERTS || il >= PROTO_MAX_LAYERS)
+            return api__answer_odd("lists experts that cannot be", error);
+        s->n_experts = n > s->n_experts ? (uint32_t)n : s->n_experts;
+        s->n_layers = il >= s->n_layers ? (uint32_t)il + 1 : s->n_layers;
+    }
+    size_t bytes = (size_t)s->n_layers * s->n_experts * sizeof *s->usage;
+    if (bytes && !(s->usage = calloc(1, bytes)))
+        return proto_fail_nomem(error, bytes, "the status");
+    json_array_foreach(layers, i, layer)
+    {
+        const json_t *rows = json_object_get(layer, "rows");
+        uint64_t *counts = s->usage + number(layer, "layer") * s->n_experts;
+        for (size_t x = 0; x < json_array_size(rows); x++) {
+            json_int_t value = json_integer_value(json_array_get(rows, x));
+            counts[x] = value > 0 ? (uint64_t)value : 0;
+        }
+    }
+    return PROTO_OK;
 }
 
 static enum proto_status read_status(struct coord_status *s, const json_t *json,
@@ -97,7 +146,7 @@ static enum proto_status read_status(struct coord_status *s, const json_t *json,
     s->requests_failed = number(json, "requests_failed");
     s->prompt_tokens = number(json, "prompt_tokens");
     s->generated_tokens = number(json, "generated_tokens");
-    return PROTO_OK;
+    return read_usage(s, json_object_get(json, "expert_usage"), error);
 }
 
 enum proto_status api_client_status(struct api_client *client, struct coord_status *out,

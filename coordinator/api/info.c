@@ -50,15 +50,32 @@ enum MHD_Result api__model(struct api__request *r)
     return api__reply_fault(r, &fault);
 }
 
+/* What the worker holds for stages, and what they had of it; null: nothing. */
+static json_t *experts_json(const struct coord_worker_status *w)
+{
+    const struct coord_expert_times *t = &w->experts;
+    if (w->n_slices == 0)
+        return json_null();
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "first",
+                     (json_int_t)w->expert_first, "end", (json_int_t)w->expert_end, "layer_first",
+                     (json_int_t)w->expert_layer_first, "layer_end",
+                     (json_int_t)w->expert_layer_end, "slice", (json_int_t)w->expert_slice,
+                     "n_slices", (json_int_t)w->n_slices, "requests", (json_int_t)t->requests,
+                     "bytes_in", (json_int_t)t->bytes_in, "bytes_out", (json_int_t)t->bytes_out,
+                     "compute_ns", (json_int_t)t->compute_ns, "wire_ns", (json_int_t)t->wire_ns,
+                     "wait_ns", (json_int_t)t->wait_ns);
+}
+
 static json_t *worker_json(const struct coord_worker_status *w)
 {
     json_t *json =
-        json_pack("{s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:b, s:b}", "name", w->name, "endpoint",
-                  w->endpoint, "isa", w->isa, "state", w->state, "local", w->local, "threads",
-                  (json_int_t)w->threads, "layer_first", (json_int_t)w->layer_first, "layer_end",
-                  (json_int_t)w->layer_end, "embed", w->embed, "head", w->head);
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:b, s:b}", "name", w->name,
+                  "endpoint", w->endpoint, "expert_endpoint", w->expert_endpoint, "isa", w->isa,
+                  "state", w->state, "local", w->local, "threads", (json_int_t)w->threads,
+                  "layer_first", (json_int_t)w->layer_first, "layer_end", (json_int_t)w->layer_end,
+                  "embed", w->embed, "head", w->head);
     json_t *numbers = json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}",
         "memory_bytes", (json_int_t)w->memory_bytes, "weight_bytes", (json_int_t)w->weight_bytes,
         "kv_limit_bytes", (json_int_t)w->kv_limit_bytes, "scratch_bytes",
         (json_int_t)w->scratch_bytes, "rss_bytes", (json_int_t)w->rss_bytes, "done_bytes",
@@ -66,12 +83,35 @@ static json_t *worker_json(const struct coord_worker_status *w)
         "batches", (json_int_t)w->batches, "rows", (json_int_t)w->rows, "compute_ns",
         (json_int_t)w->compute_ns, "queue_ns", (json_int_t)w->queue_ns, "wire_ns",
         (json_int_t)w->wire_ns, "wire_back_ns", (json_int_t)w->wire_back_ns, "bytes_in",
-        (json_int_t)w->bytes_in);
+        (json_int_t)w->bytes_in, "expert_wait_ns", (json_int_t)w->expert_wait_ns, "experts",
+        experts_json(w));
     if (!json || json_object_update_new(json, numbers)) {
         json_decref(json);
         return NULL;
     }
     return json;
+}
+
+/* Rows that chose each expert, a list for each layer that has experts; null: the model is dense. */
+static json_t *usage_json(const struct coord_status *s)
+{
+    if (!s->usage)
+        return json_null();
+    json_t *layers = json_array();
+    for (uint32_t il = 0; il < s->n_layers; il++) {
+        const uint64_t *counts = s->usage + (size_t)il * s->n_experts;
+        json_t *list = json_array();
+        bool any = false;
+        for (uint32_t i = 0; i < s->n_experts; i++) {
+            any |= counts[i] > 0;
+            json_array_append_new(list, json_integer((json_int_t)counts[i]));
+        }
+        if (any)
+            json_array_append_new(layers,
+                                  json_pack("{s:I, s:O}", "layer", (json_int_t)il, "rows", list));
+        json_decref(list);
+    }
+    return layers;
 }
 
 static json_t *status_json(const struct coord_status *s)
@@ -83,13 +123,14 @@ static json_t *status_json(const struct coord_status *s)
             return NULL;
         }
     }
-    return json_pack("{s:s, s:I, s:b, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "model",
-                     s->model, "epoch", (json_int_t)s->epoch, "ready", s->ready, "exact",
+    return json_pack("{s:s, s:I, s:b, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
+                     "model", s->model, "epoch", (json_int_t)s->epoch, "ready", s->ready, "exact",
                      !s->inexact, "missing", s->missing, "active", (json_int_t)s->active, "waiting",
                      (json_int_t)s->waiting, "max_active", (json_int_t)s->max_active, "requests",
                      (json_int_t)s->requests, "requests_failed", (json_int_t)s->requests_failed,
                      "prompt_tokens", (json_int_t)s->prompt_tokens, "generated_tokens",
-                     (json_int_t)s->generated_tokens, "workers", workers);
+                     (json_int_t)s->generated_tokens, "workers", workers, "expert_usage",
+                     usage_json(s));
 }
 
 enum MHD_Result api__status(struct api__request *r)

@@ -46,7 +46,7 @@ static void print_cluster(FILE *out, const struct coord_status *s)
               s->max_active);
 }
 
-enum unit { COUNT, SECONDS, MILLISECONDS, UP, LAYERS };
+enum unit { COUNT, SECONDS, MILLISECONDS, UP, LAYERS, EXPERTS };
 
 struct series {
     const char *name, *type, *help;
@@ -74,6 +74,22 @@ static const struct series worker_series[] = {
      "Time that results travelled back, of the last stage.", SECONDS, FIELD(wire_back_ns)},
     {"worker_received_bytes_total", "counter", "Bytes of batches received.", COUNT,
      FIELD(bytes_in)},
+    {"worker_expert_wait_seconds_total", "counter",
+     "Time of a stage's computing that it waited for experts of other workers.", SECONDS,
+     FIELD(expert_wait_ns)},
+    {"worker_experts", "gauge", "Experts of each layer that the worker holds for stages.", EXPERTS,
+     0},
+    {"worker_expert_requests_total", "counter", "Requests of stages for the worker's experts.",
+     COUNT, FIELD(experts.requests)},
+    {"worker_expert_received_bytes_total", "counter", "Bytes of those requests.", COUNT,
+     FIELD(experts.bytes_in)},
+    {"worker_expert_sent_bytes_total", "counter", "Bytes of the answers.", COUNT,
+     FIELD(experts.bytes_out)},
+    {"worker_expert_compute_seconds_total", "counter", "Time computing them.", SECONDS,
+     FIELD(experts.compute_ns)},
+    {"worker_expert_wire_seconds_total", "counter",
+     "Time from request to answer less that, on the way and in queues.", SECONDS,
+     FIELD(experts.wire_ns)},
 };
 
 static double series_value(const struct series *series, const struct coord_worker_status *w)
@@ -84,6 +100,8 @@ static double series_value(const struct series *series, const struct coord_worke
         return strcmp(w->state, "ready") == 0;
     case LAYERS:
         return w->layer_end > w->layer_first ? w->layer_end - w->layer_first : 0;
+    case EXPERTS:
+        return w->expert_end - w->expert_first;
     case MILLISECONDS:
         return *(const double *)field * 1e-3;
     case SECONDS:
@@ -107,6 +125,17 @@ static void print_workers(FILE *out, const struct coord_status *s)
     }
 }
 
+static void print_usage(FILE *out, const struct coord_status *s)
+{
+    if (!s->usage)
+        return;
+    print_head(out, "expert_rows_total", "counter", "Rows that chose an expert.");
+    for (size_t i = 0; i < (size_t)s->n_layers * s->n_experts; i++)
+        if (s->usage[i])
+            fprintf(out, "caravan_expert_rows_total{layer=\"%zu\",expert=\"%zu\"} %llu\n",
+                    i / s->n_experts, i % s->n_experts, (unsigned long long)s->usage[i]);
+}
+
 enum MHD_Result api__metrics(struct api__request *r)
 {
     struct coord_status status;
@@ -122,6 +151,7 @@ enum MHD_Result api__metrics(struct api__request *r)
     if (out) {
         print_cluster(out, &status);
         print_workers(out, &status);
+        print_usage(out, &status);
         fclose(out);
     }
     coord_status_finish(&status);

@@ -376,6 +376,10 @@ enum proto_status coord_engine_status(struct coord_engine *e, struct coord_statu
         snprintf(out->missing, sizeof out->missing, "worker \"b\" is loading");
     out->n_workers = 2;
     out->workers = calloc(2, sizeof *out->workers);
+    out->usage = calloc(24 * 4, sizeof *out->usage);
+    out->usage[23 * 4 + 2] = 9;
+    out->n_layers = 24;
+    out->n_experts = 4;
     for (unsigned i = 0; i < 2; i++) {
         struct coord_worker_status *w = &out->workers[i];
         snprintf(w->name, sizeof w->name, "worker \"%c\"", 'a' + (int)i);
@@ -388,11 +392,22 @@ enum proto_status coord_engine_status(struct coord_engine *e, struct coord_statu
         w->rtt_ms = 0.5;
         w->rss_bytes = (uint64_t)3 << 30;
     }
+    struct coord_worker_status *host = &out->workers[1];
+    snprintf(host->expert_endpoint, sizeof host->expert_endpoint, "tcp://10.0.0.2:7");
+    host->expert_first = 64;
+    host->expert_end = 128;
+    host->expert_layer_first = 1;
+    host->expert_layer_end = 12;
+    host->expert_slice = 1;
+    host->n_slices = 2;
+    host->expert_wait_ns = 3;
+    host->experts = (struct coord_expert_times){11, 12, 13, 14, 15, 16};
     return PROTO_OK;
 }
 
 void coord_status_finish(struct coord_status *status)
 {
     free(status->workers);
+    free(status->usage);
     *status = (struct coord_status){0};
 }

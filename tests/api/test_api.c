@@ -278,6 +278,10 @@ static void test_metrics(void)
     CU_ASSERT_PTR_NOT_NULL(strstr(
         answer.body, "\ncaravan_worker_compute_seconds_total{worker=\"worker \\\"b\\\"\"} 5\n"));
     CU_ASSERT_PTR_NOT_NULL(
+        strstr(answer.body, "\ncaravan_worker_experts{worker=\"worker \\\"b\\\"\"} 64\n"));
+    CU_ASSERT_PTR_NOT_NULL(
+        strstr(answer.body, "\ncaravan_expert_rows_total{layer=\"23\",expert=\"2\"} 9\n"));
+    CU_ASSERT_PTR_NOT_NULL(
         strstr(answer.body, "\ncaravan_worker_layers{worker=\"worker \\\"a\\\"\"} 12\n"));
     char type[128] = "", *rest = NULL;
     unsigned samples = 0;
@@ -290,7 +294,7 @@ static void test_metrics(void)
             samples++;
         }
     }
-    CU_ASSERT_EQUAL(samples, 9 + 2 * 13);
+    CU_ASSERT_EQUAL(samples, 9 + 2 * 20 + 1);
     answer_finish(&answer);
 }
 

@@ -52,6 +52,19 @@ static void test_status(void)
     CU_ASSERT_EQUAL(status.workers[1].rss_bytes, (uint64_t)3 << 30);
     CU_ASSERT_EQUAL(status.workers[1].compute_ns, 5000000000);
     CU_ASSERT_EQUAL(status.workers[1].rtt_ms, 0.5);
+    CU_ASSERT_EQUAL(status.workers[0].n_slices, 0);
+    const struct coord_worker_status *host = &status.workers[1];
+    CU_ASSERT_STRING_EQUAL(host->expert_endpoint, "tcp://10.0.0.2:7");
+    CU_ASSERT(host->expert_first == 64 && host->expert_end == 128);
+    CU_ASSERT(host->expert_layer_first == 1 && host->expert_layer_end == 12);
+    CU_ASSERT(host->expert_slice == 1 && host->n_slices == 2 && host->expert_wait_ns == 3);
+    const struct coord_expert_times *times = &host->experts;
+    CU_ASSERT(times->requests == 11 && times->bytes_in == 12 && times->bytes_out == 13);
+    CU_ASSERT(times->compute_ns == 14 && times->wire_ns == 15 && times->wait_ns == 16);
+    CU_ASSERT_EQUAL_FATAL(status.n_layers, 24);
+    CU_ASSERT_EQUAL_FATAL(status.n_experts, 4);
+    for (unsigned i = 0; i < 24 * 4; i++)
+        CU_ASSERT_EQUAL(status.usage[i], i == 23 * 4 + 2 ? 9 : 0);
     coord_status_finish(&status);
     char *json = NULL;
     CU_ASSERT_EQUAL(api_client_status_json(client, &json, &error), PROTO_OK);

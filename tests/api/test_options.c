@@ -218,9 +218,14 @@ static void test_table(void)
          .isa = "avx2",
          .threads = 2,
          .done_bytes = 50,
-         .total_bytes = 200},
+         .total_bytes = 200,
+         .expert_end = 8,
+         .expert_layer_end = 12,
+         .n_slices = 2},
     };
-    const struct coord_status status = {.n_workers = 2, .workers = workers};
+    uint64_t usage[] = {1, 2, 0, 1, 0, 0, 0, 0, 3, 0, 1, 0};
+    const struct coord_status status = {
+        .n_workers = 2, .workers = workers, .usage = usage, .n_layers = 3, .n_experts = 4};
     char *text = NULL, *rest = NULL;
     size_t len = 0;
     FILE *out = open_memstream(&text, &len);
@@ -229,12 +234,19 @@ static void test_table(void)
     CU_ASSERT_PTR_NOT_NULL(strstr(text, " 5.000 "));
     CU_ASSERT_PTR_NOT_NULL(strstr(text, "loading 25%"));
     CU_ASSERT_PTR_NOT_NULL(strstr(text, "2.50 GB"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(text, " 1/2 of experts 0-7 of 0-11 "));
     size_t width = strcspn(text, "\n"), lines = 0;
     for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
         CU_ASSERT_EQUAL(strlen(line), width);
         lines++;
     }
     CU_ASSERT_EQUAL(lines, 3);
+    free(text);
+    out = open_memstream(&text, &len);
+    coord_status_usage(out, &status);
+    fclose(out);
+    CU_ASSERT_STRING_EQUAL(text, "most used: expert 0 of layer 2, 75.00% of its layer's choices\n"
+                                 "least used: expert 2 of layer 0, 0.00% of its layer's choices\n");
     free(text);
 }
 

@@ -69,7 +69,7 @@ static void check_refused(const struct puppet_options *options, const char *firs
     CU_ASSERT_PTR_NOT_NULL(strstr(puppet.refusal, first));
     CU_ASSERT_PTR_NOT_NULL(strstr(puppet.refusal, second));
     CU_ASSERT_PTR_NULL(strstr(puppet.refusal, "llama"));
-    for (int kind = PROTO_MSG_HELLO; kind <= PROTO_MSG_MEASURED; kind++)
+    for (int kind = PROTO_MSG_HELLO; kind <= PROTO_MSG_USED; kind++)
         CU_ASSERT_EQUAL(puppet_heard(&puppet, kind), kind == PROTO_MSG_REFUSE);
     CU_ASSERT_EQUAL(count_workers(), 0);
     finish();

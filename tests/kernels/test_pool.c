@@ -166,6 +166,41 @@ static void test_all_threads_take_part(void)
     }
 }
 
+struct caller {
+    struct kern_pool *pool;
+    struct loop loop;
+    unsigned n_wrong;
+};
+
+static void *call_often(void *arg)
+{
+    struct caller *caller = arg;
+    for (unsigned i = 1; i <= 2000; i++) {
+        kern_pool_run(caller->pool, caller->loop.n, caller->loop.chunk, count, &caller->loop);
+        for (size_t item = 0; item < caller->loop.n; item++)
+            caller->n_wrong += caller->loop.times[item] != i;
+    }
+    return NULL;
+}
+
+static void test_two_callers(void)
+{
+    static struct caller callers[2];
+    pthread_t threads[2];
+    struct kern_pool *pool = create(3);
+    for (unsigned i = 0; i < 2; i++) {
+        callers[i] =
+            (struct caller){.pool = pool, .loop = {.n = 40 + i, .chunk = 1 + i, .n_threads = 3}};
+        CU_ASSERT_EQUAL_FATAL(pthread_create(&threads[i], NULL, call_often, &callers[i]), 0);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+        CU_ASSERT_EQUAL(callers[i].n_wrong, 0);
+        CU_ASSERT_EQUAL(callers[i].loop.wrong, 0);
+    }
+    kern_pool_destroy(pool);
+}
+
 static void test_create_and_destroy(void)
 {
     struct proto_error error;
@@ -231,6 +266,7 @@ int main(void)
     CU_add_test(suite, "many loops", test_many_loops);
     CU_add_test(suite, "loops see each other", test_loops_see_each_other);
     CU_add_test(suite, "all threads take part", test_all_threads_take_part);
+    CU_add_test(suite, "two callers", test_two_callers);
     CU_add_test(suite, "create and destroy", test_create_and_destroy);
     CU_add_test(suite, "thread refused", test_thread_refused);
     CU_add_test(suite, "bandwidth", test_bandwidth);

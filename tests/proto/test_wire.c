@@ -8,14 +8,21 @@
 #include <string.h>
 
 #define FIRST_KIND PROTO_MSG_HELLO
-#define LAST_KIND  PROTO_MSG_MEASURED
+#define LAST_KIND  PROTO_MSG_USED
 
 static struct proto_range ranges[] = {{0, 0, 7, PROTO_WANT_LAST, 64},
                                       {4095, PROTO_MAX_CONTEXT - 1, 1, PROTO_WANT_ALL, 0},
                                       {17, 300, 2, PROTO_WANT_NONE, PROTO_MAX_CANDIDATES}};
 static uint32_t drops[] = {3, 0, 4095};
-static struct proto_stage_time times[] = {{1, 2, 3, 4, 5}, {UINT64_MAX, 7, 8, 9, 10}};
+static struct proto_stage_time times[] = {{1, 2, 3, 4, 5, 6}, {UINT64_MAX, 7, 8, 9, 10, 11}};
 static struct proto_result_row rows[] = {{0, 6, 64, 1.5f}, {1, 12345678, 0, -3.25e8f}};
+static struct proto_host_time host_times[] = {{255, 1, 2, 3, 4, 5, 6},
+                                              {0, UINT64_MAX, 300, 0, 0, 0, 1}};
+static struct proto_host hosts[] = {{(char *)"tcp://[::1]:10", (char *)"w\xc3\xb6rker", {3}},
+                                    {(char *)"", (char *)"other", {4, 5}}};
+static struct proto_part parts[] = {{0, 1, PROTO_MAX_LAYERS, 0, 64, 0, 2},
+                                    {1, 4, 5, 1000, PROTO_MAX_EXPERTS, 63, PROTO_MAX_SLICES}};
+static uint8_t askers[][PROTO_KEY_BYTES] = {{6}, {7, 8}, {9}};
 static char *files[] = {(char *)"/a/b.gguf", (char *)""};
 
 /* A message of the kind with every field set to something of its own. Borrows static memory. */
@@ -27,6 +34,7 @@ static struct proto_msg sample(enum proto_kind kind)
         msg.hello = (struct proto_hello){.version = PROTO_WIRE_VERSION,
                                          .name = (char *)"w\xc3\xb6rker",
                                          .endpoint = (char *)"tcp://[::1]:9",
+                                         .expert_endpoint = (char *)"tcp://[::1]:10",
                                          .memory_bytes = 1ull << 40,
                                          .threads = 48,
                                          .isa = (char *)"avx512"};
@@ -46,6 +54,14 @@ static struct proto_msg sample(enum proto_kind kind)
         break;
     case PROTO_MSG_LOAD:
         msg.load = (struct proto_load){.epoch = 2,
+                                       .has_stage = true,
+                                       .hosts = hosts,
+                                       .n_hosts = 2,
+                                       .self = 1,
+                                       .parts = parts,
+                                       .n_parts = 2,
+                                       .askers = askers,
+                                       .n_askers = 3,
                                        .stage = 1,
                                        .n_stages = 3,
                                        .layer_first = 4,
@@ -90,10 +106,10 @@ static struct proto_msg sample(enum proto_kind kind)
         msg.link.epoch = 77 + (uint64_t)kind;
         break;
     case PROTO_MSG_BATCH:
-        msg.batch = (struct proto_batch){3, 4, ranges, 3, drops, 3, times, 2};
+        msg.batch = (struct proto_batch){3, 4, ranges, 3, drops, 3, times, 2, host_times, 2};
         break;
     case PROTO_MSG_RESULT:
-        msg.result = (struct proto_result){5, 6, 202048, true, rows, 2, times, 2};
+        msg.result = (struct proto_result){5, 6, 202048, true, rows, 2, times, 2, host_times, 2};
         break;
     case PROTO_MSG_BYE:
         break;
@@ -102,6 +118,18 @@ static struct proto_msg sample(enum proto_kind kind)
         break;
     case PROTO_MSG_MEASURED:
         msg.measured.read_bytes_s = 40.25e9;
+        break;
+    case PROTO_MSG_EXPERTS:
+        msg.experts = (struct proto_experts){11, 12, PROTO_MAX_LAYERS - 1};
+        break;
+    case PROTO_MSG_EXPERTS_DONE:
+        msg.experts_done =
+            (struct proto_experts_done){13, 14, PROTO_NOTFOUND, (char *)"no such expert", 15};
+        break;
+    case PROTO_MSG_USAGE:
+        break;
+    case PROTO_MSG_USED:
+        msg.used = (struct proto_used){17, 18, 19, PROTO_MAX_EXPERTS};
         break;
     }
     return msg;
@@ -113,6 +141,7 @@ static void check_hello(const struct proto_hello *a, const struct proto_hello *b
     CU_ASSERT_STRING_EQUAL(a->name, b->name);
     CU_ASSERT_EQUAL(memcmp(a->proof, b->proof, PROTO_KEY_BYTES), 0);
     CU_ASSERT_STRING_EQUAL(a->endpoint, b->endpoint);
+    CU_ASSERT_STRING_EQUAL(a->expert_endpoint, b->expert_endpoint);
     CU_ASSERT_EQUAL(a->memory_bytes, b->memory_bytes);
     CU_ASSERT_EQUAL(a->threads, b->threads);
     CU_ASSERT_STRING_EQUAL(a->isa, b->isa);
@@ -138,6 +167,25 @@ static void check_load(const struct proto_load *a, const struct proto_load *b)
     CU_ASSERT_EQUAL_FATAL(a->n_files, b->n_files);
     for (uint32_t i = 0; i < a->n_files; i++)
         CU_ASSERT_STRING_EQUAL(a->files[i], b->files[i]);
+    CU_ASSERT_EQUAL(a->has_stage, b->has_stage);
+    CU_ASSERT_EQUAL(a->self, b->self);
+    CU_ASSERT_EQUAL_FATAL(a->n_hosts, b->n_hosts);
+    for (uint32_t i = 0; i < a->n_hosts; i++) {
+        CU_ASSERT_STRING_EQUAL(a->hosts[i].endpoint, b->hosts[i].endpoint);
+        CU_ASSERT_STRING_EQUAL(a->hosts[i].name, b->hosts[i].name);
+        CU_ASSERT_EQUAL(memcmp(a->hosts[i].key, b->hosts[i].key, PROTO_KEY_BYTES), 0);
+    }
+    CU_ASSERT_EQUAL_FATAL(a->n_parts, b->n_parts);
+    CU_ASSERT_EQUAL(memcmp(a->parts, b->parts, a->n_parts * sizeof *a->parts), 0);
+    CU_ASSERT_EQUAL_FATAL(a->n_askers, b->n_askers);
+    CU_ASSERT_EQUAL(memcmp(a->askers, b->askers, a->n_askers * PROTO_KEY_BYTES), 0);
+}
+
+static void check_host_times(const struct proto_host_time *a, uint32_t n_a,
+                             const struct proto_host_time *b, uint32_t n_b)
+{
+    CU_ASSERT_EQUAL_FATAL(n_a, n_b);
+    CU_ASSERT_EQUAL(memcmp(a, b, n_a * sizeof *a), 0);
 }
 
 static void check_batch(const struct proto_batch *a, const struct proto_batch *b)
@@ -156,6 +204,7 @@ static void check_batch(const struct proto_batch *a, const struct proto_batch *b
     CU_ASSERT_EQUAL(memcmp(a->drops, b->drops, a->n_drops * sizeof *a->drops), 0);
     CU_ASSERT_EQUAL_FATAL(a->n_times, b->n_times);
     CU_ASSERT_EQUAL(memcmp(a->times, b->times, a->n_times * sizeof *a->times), 0);
+    check_host_times(a->host_times, a->n_host_times, b->host_times, b->n_host_times);
 }
 
 static void check_result(const struct proto_result *a, const struct proto_result *b)
@@ -173,6 +222,7 @@ static void check_result(const struct proto_result *a, const struct proto_result
     }
     CU_ASSERT_EQUAL_FATAL(a->n_times, b->n_times);
     CU_ASSERT_EQUAL(memcmp(a->times, b->times, a->n_times * sizeof *a->times), 0);
+    check_host_times(a->host_times, a->n_host_times, b->host_times, b->n_host_times);
 }
 
 #define SAME(field) CU_ASSERT_EQUAL(a->field, b->field)
@@ -238,6 +288,17 @@ static void check_plain(const struct proto_msg *a, const struct proto_msg *b)
     case PROTO_MSG_MEASURED:
         SAME(measured.read_bytes_s);
         break;
+    case PROTO_MSG_EXPERTS:
+        SAME(experts.epoch);
+        SAME(experts.number);
+        SAME(experts.layer);
+        break;
+    case PROTO_MSG_USED:
+        SAME(used.epoch);
+        SAME(used.layer_first);
+        SAME(used.n_layers);
+        SAME(used.n_experts);
+        break;
     default:
         break;
     }
@@ -268,6 +329,13 @@ static void check_same(const struct proto_msg *a, const struct proto_msg *b)
         break;
     case PROTO_MSG_RESULT:
         check_result(&a->result, &b->result);
+        break;
+    case PROTO_MSG_EXPERTS_DONE:
+        SAME(experts_done.epoch);
+        SAME(experts_done.number);
+        SAME(experts_done.status);
+        SAME(experts_done.compute_ns);
+        CU_ASSERT_STRING_EQUAL(a->experts_done.text, b->experts_done.text);
         break;
     default:
         check_plain(a, b);
@@ -454,8 +522,41 @@ static void test_limits(void)
     REFUSE(PROTO_MSG_MEASURE, m.measure.bytes = 0);
     REFUSE(PROTO_MSG_MEASURED, m.measured.read_bytes_s = (double)NAN);
     REFUSE(PROTO_MSG_MEASURED, m.measured.read_bytes_s = -1);
+    REFUSE(PROTO_MSG_EXPERTS, m.experts.layer = PROTO_MAX_LAYERS);
+    REFUSE(PROTO_MSG_EXPERTS_DONE, m.experts_done.status = (enum proto_status)99);
+    REFUSE(PROTO_MSG_USED, m.used.n_experts = PROTO_MAX_EXPERTS + 1);
+    REFUSE(PROTO_MSG_USED, m.used.layer_first = PROTO_MAX_LAYERS - m.used.n_layers + 1);
     REFUSE((enum proto_kind)0, (void)0);
-    REFUSE((enum proto_kind)22, (void)0);
+    REFUSE((enum proto_kind)(LAST_KIND + 1), (void)0);
+}
+
+#define REFUSE_PART(change)                                                                        \
+    do {                                                                                           \
+        struct proto_part p = {1, 2, 3, 4, 5, 0, 2};                                               \
+        change;                                                                                    \
+        REFUSE(PROTO_MSG_LOAD, (m.load.parts = &p, m.load.n_parts = 1));                           \
+    } while (0)
+
+static void test_limits_of_hosts_and_parts(void)
+{
+    REFUSE(PROTO_MSG_LOAD, m.load.has_stage = false); /* and layers */
+    REFUSE(PROTO_MSG_LOAD, m.load.n_hosts = PROTO_MAX_WORKERS + 1);
+    REFUSE(PROTO_MSG_LOAD, m.load.n_hosts = 0); /* and parts */
+    REFUSE(PROTO_MSG_LOAD, m.load.n_parts = PROTO_MAX_PARTS + 1);
+    REFUSE(PROTO_MSG_LOAD, m.load.n_askers = PROTO_MAX_WORKERS + 1);
+    REFUSE(PROTO_MSG_LOAD, m.load.self = 2);
+    REFUSE_PART(p.host = 2);
+    REFUSE_PART(p.layer_first = 3);
+    REFUSE_PART(p.layer_end = PROTO_MAX_LAYERS + 1);
+    REFUSE_PART(p.expert_first = 5);
+    REFUSE_PART(p.expert_end = PROTO_MAX_EXPERTS + 1);
+    REFUSE_PART(p.n_slices = 0);
+    REFUSE_PART(p.n_slices = PROTO_MAX_SLICES + 1);
+    REFUSE_PART(p.slice = 2);
+    struct proto_host_time time = {.host = PROTO_MAX_WORKERS};
+    REFUSE(PROTO_MSG_BATCH, (m.batch.host_times = &time, m.batch.n_host_times = 1));
+    REFUSE(PROTO_MSG_RESULT, (m.result.host_times = &time, m.result.n_host_times = 1));
+    REFUSE(PROTO_MSG_RESULT, m.result.n_host_times = PROTO_MAX_WORKERS + 1);
 }
 
 #define REFUSE_RANGE(change)                                                                       \
@@ -506,6 +607,22 @@ static void test_hand_made_frames(void)
     /* A batch with times that are not whole stages. */
     static const uint8_t torn[] = {0x82, 0x01, 12, 0x10, 1, 0x4a, 8, 1, 2, 3, 4, 5, 6, 7, 8};
     refuse_frame(torn, sizeof torn, "stage times");
+    static const uint8_t half_host[] = {0x82, 0x01, 6, 0x10, 1, 0x52, 2, 1, 2};
+    refuse_frame(half_host, sizeof half_host, "host times");
+    /* A load with an endpoint and no key, with part of a part, with half a key of an asker. */
+    static const uint8_t keyless[] = {0x92, 0x01, 1, 'a'};
+    uint8_t load[80] = {0x32, 68, 0x6a, 32}; /* next_key and previous_key, zero */
+    load[36] = 0x72;
+    load[37] = 32;
+    size_t at = 70;
+    memcpy(load + at, keyless, 4);
+    load[1] += 4;
+    refuse_frame(load, at + 4, "number of hosts");
+    static const uint8_t part[] = {0xb2, 0x01, 1, 5}, asker[] = {0xba, 0x01, 1, 5};
+    memcpy(load + at, part, 4);
+    refuse_frame(load, at + 4, "number of parts");
+    memcpy(load + at, asker, 4);
+    refuse_frame(load, at + 4, "number of askers");
     static const uint8_t unknown_status[] = {0x4a, 2, 0x18, 99};
     refuse_frame(unknown_status, sizeof unknown_status, "unknown status");
     static const uint8_t nan_rate[] = {0xa2, 0x01, 9, 0x09, 0, 0, 0, 0, 0, 0, 0xf8, 0x7f};
@@ -569,7 +686,8 @@ static void test_payload_of_a_result(void)
 static void test_kinds_have_names(void)
 {
     CU_ASSERT_STRING_EQUAL(proto_kind_name(PROTO_MSG_HELLO), "hello");
-    CU_ASSERT_STRING_EQUAL(proto_kind_name(PROTO_MSG_MEASURED), "measured");
+    for (int kind = FIRST_KIND; kind <= LAST_KIND; kind++)
+        CU_ASSERT_STRING_NOT_EQUAL(proto_kind_name((enum proto_kind)kind), "unknown");
     CU_ASSERT_STRING_EQUAL(proto_kind_name((enum proto_kind)0), "unknown");
     CU_ASSERT_STRING_EQUAL(proto_kind_name((enum proto_kind)1000), "unknown");
 }
@@ -586,6 +704,7 @@ int main(void)
     CU_ADD_TEST(suite, test_frames_that_are_no_message);
     CU_ADD_TEST(suite, test_limits);
     CU_ADD_TEST(suite, test_limits_of_ranges_and_rows);
+    CU_ADD_TEST(suite, test_limits_of_hosts_and_parts);
     CU_ADD_TEST(suite, test_hand_made_frames);
     CU_ADD_TEST(suite, test_another_version_is_understood);
     CU_ADD_TEST(suite, test_texts_are_fit_to_show);

@@ -236,8 +236,10 @@ static void test_gemma4_moe(void)
     struct shard_gguf *base = preset_open("gemma4-tiny", "F32", false);
     struct fixture f = whole(edited(base, edits, sizeof edits / sizeof edits[0]));
     const struct shard_op *experts = nth(f.program, SHARD_OP_EXPERTS, 0);
-    CU_ASSERT(experts->w2 < 0 && experts->a == experts->c && experts->width == 48);
-    CU_ASSERT(reads(&f, experts->w, "blk.0.ffn_gate_up_exps.weight"));
+    const struct shard_holding *held = &f.program->holdings[experts->first_holding];
+    CU_ASSERT_EQUAL(experts->n_holdings, 1);
+    CU_ASSERT(held->up < 0 && experts->a == experts->c && experts->width == 48);
+    CU_ASSERT(reads(&f, held->gate, "blk.0.ffn_gate_up_exps.weight"));
     CU_ASSERT_EQUAL(experts->glu, SHARD_GLU_GELU);
     CU_ASSERT_EQUAL(count(f.program, SHARD_OP_GLU), 1);
     const struct shard_op *route = nth(f.program, SHARD_OP_ROUTE, 0);

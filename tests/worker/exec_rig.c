@@ -66,21 +66,118 @@ static void pass_rows(struct rig *rig, uint32_t stage, size_t n)
     worker_exec_unpack_rows(to, rig->x, rig->wire, n);
 }
 
-static void start_stage(struct rig *rig, struct rig_stage *stage, uint32_t first, uint32_t end)
+/* Bytes arrive at any address. */
+static char *odd_copy(const void *bytes, size_t len)
+{
+    char *copy = malloc(len + 1);
+    if (!copy)
+        exit(1);
+    memcpy(copy + 1, bytes, len);
+    return copy + 1;
+}
+
+static enum proto_status send_request(void *arg, uint32_t host, uint32_t layer, const void *bytes,
+                                      size_t len, struct proto_error *error)
+{
+    struct rig *rig = arg;
+    const void *answer;
+    size_t answer_len;
+    char *request = odd_copy(bytes, len);
+    enum proto_status status = worker_expert_host_run(rig->hosts[host].host, layer, request, len,
+                                                      &answer, &answer_len, error);
+    free(request - 1);
+    if (status != PROTO_OK)
+        return status;
+    rig->answers[rig->n_answers++] =
+        (struct rig_answer){.host = host, .data = odd_copy(answer, answer_len), .len = answer_len};
+    rig->n_requests++;
+    rig->request_bytes += len;
+    rig->answer_bytes += answer_len;
+    return PROTO_OK;
+}
+
+static void drop_received(struct rig *rig)
+{
+    if (rig->received)
+        free(rig->received - 1);
+    rig->received = NULL;
+}
+
+/* Of the answers that wait, the last; the one received before is no longer valid. */
+static enum proto_status receive_answer(void *arg, uint32_t *host, const void **data, size_t *len,
+                                        struct proto_error *error)
+{
+    struct rig *rig = arg;
+    drop_received(rig);
+    if (rig->n_answers == 0)
+        return proto_fail(error, PROTO_TIMEOUT, "no answer");
+    struct rig_answer answer = rig->answers[--rig->n_answers];
+    if (rig->tamper)
+        rig->tamper(rig, &answer);
+    rig->received = answer.data;
+    *host = answer.host;
+    *data = answer.data;
+    *len = answer.len;
+    return PROTO_OK;
+}
+
+static struct shard_split split_of(const struct rig *rig, uint32_t worker)
+{
+    const struct rig_options *o = &rig->options;
+    struct shard_split split = {.worker = worker, .parts = o->parts, .n_parts = o->n_parts};
+    if (worker >= o->n_stages)
+        return split;
+    split.layer_first = worker ? o->ends[worker - 1] : 0;
+    split.layer_end = o->ends[worker];
+    split.embed = worker == 0;
+    split.head = split.layer_end == rig->model->n_layers;
+    return split;
+}
+
+static const struct kern_table *table_of(const struct rig_options *o)
+{
+    return kern_table_get(o->isa ? (enum kern_isa)(o->isa - 1) : kern_isa_best());
+}
+
+static void start_host(struct rig *rig, uint32_t worker)
+{
+    struct proto_error error;
+    struct rig_host *host = &rig->hosts[worker];
+    struct shard_split split = split_of(rig, worker);
+    if (shard_program_create_host(&host->program, rig->model, &split, &error) != PROTO_OK)
+        return;
+    struct worker_load_options load = {.pool = rig->pool, .file = rig->gguf};
+    require(worker_load(&host->weights, host->program, &load, &error), &error);
+    struct worker_expert_host_options options = {.table = table_of(&rig->options),
+                                                 .pool = rig->pool,
+                                                 .max_rows = rig->options.max_rows,
+                                                 .inexact = rig->options.inexact};
+    require(worker_expert_host_create(&host->host, host->program, &host->weights, &options, &error),
+            &error);
+}
+
+static void stop_host(struct rig_host *host)
+{
+    worker_expert_host_destroy(host->host);
+    worker_weights_finish(&host->weights);
+    shard_program_destroy(host->program);
+    memset(host, 0, sizeof *host);
+}
+
+static void start_stage(struct rig *rig, struct rig_stage *stage, uint32_t worker)
 {
     struct proto_error error;
     const struct rig_options *o = &rig->options;
-    require(shard_program_create(&stage->program, rig->model, first, end, first == 0,
-                                 end == rig->model->n_layers, &error),
-            &error);
+    struct shard_split split = split_of(rig, worker);
+    require(shard_program_create_split(&stage->program, rig->model, &split, &error), &error);
     struct worker_load_options load = {.pool = rig->pool, .file = rig->gguf};
     require(worker_load(&stage->weights, stage->program, &load, &error), &error);
     struct shard_kv_options kv = {.type = o->kv, .max_seqs = o->max_seqs, .ctx = o->ctx};
     require(shard_kv_create(&stage->kv, stage->program, &kv, &error), &error);
-    enum kern_isa isa = o->isa ? (enum kern_isa)(o->isa - 1) : kern_isa_best();
-    struct worker_exec_options exec = {.table = kern_table_get(isa),
+    struct worker_exec_options exec = {.table = table_of(o),
                                        .pool = rig->pool,
                                        .kv = stage->kv,
+                                       .remote = &rig->remote,
                                        .max_rows = o->max_rows,
                                        .inexact = o->inexact};
     require(worker_exec_create(&stage->exec, stage->program, &stage->weights, &exec, &error),
@@ -100,11 +197,12 @@ void rig_start(struct rig *rig, const struct rig_options *options)
         o->n_stages = 1;
     }
     require(kern_pool_create(&rig->pool, o->threads, &error), &error);
-    uint32_t first = 0;
-    for (uint32_t s = 0; s < o->n_stages; s++) {
-        start_stage(rig, &rig->stages[s], first, o->ends[s]);
-        first = o->ends[s];
-    }
+    rig->remote =
+        (struct worker_remote){.send = send_request, .receive = receive_answer, .arg = rig};
+    for (uint32_t s = 0; s < o->n_stages; s++)
+        start_stage(rig, &rig->stages[s], s);
+    for (uint32_t w = 0; w < RIG_MAX_WORKERS && o->parts; w++)
+        start_host(rig, w);
     size_t stride = 0;
     for (uint32_t s = 0; s < o->n_stages; s++) {
         size_t of = worker_exec_stride(rig->stages[s].program);
@@ -126,6 +224,11 @@ void rig_stop(struct rig *rig)
         shard_program_destroy(stage->program);
         memset(stage, 0, sizeof *stage);
     }
+    for (uint32_t w = 0; w < RIG_MAX_WORKERS; w++)
+        stop_host(&rig->hosts[w]);
+    drop_received(rig);
+    while (rig->n_answers > 0)
+        free(rig->answers[--rig->n_answers].data - 1);
     kern_pool_destroy(rig->pool);
     free(rig->x);
     free(rig->wire);

@@ -7,7 +7,10 @@
 #include "worker/exec.h"
 #include "worker/load.h"
 
-#define RIG_MAX_STAGES 8
+#include "worker/expert_host.h"
+
+#define RIG_MAX_STAGES  8
+#define RIG_MAX_WORKERS 12
 
 struct rig_options {
     const uint32_t *ends; /* layer after the last of each stage; NULL: one stage */
@@ -19,6 +22,23 @@ struct rig_options {
     enum kern_kv kv;
     bool inexact;
     int isa; /* 1 + enum kern_isa; 0: the best */
+    /* Stage s is worker s, and every worker with experts outside of its layers is a host. */
+    const struct shard_expert_part *parts; /* NULL: no experts elsewhere */
+    uint32_t n_parts;
+};
+
+/* Experts of a worker for the stages of others. */
+struct rig_host {
+    struct shard_program *program;
+    struct worker_weights weights;
+    struct worker_expert_host *host;
+};
+
+/* An answer that no stage has received yet. */
+struct rig_answer {
+    uint32_t host;
+    char *data; /* at an odd address, as a frame may be */
+    size_t len;
 };
 
 struct rig_stage {
@@ -35,6 +55,13 @@ struct rig {
     struct rig_options options;
     struct rig_stage stages[RIG_MAX_STAGES];
     float *x, *wire;
+    struct rig_host hosts[RIG_MAX_WORKERS];
+    struct worker_remote remote;
+    struct rig_answer answers[RIG_MAX_WORKERS]; /* the last comes first */
+    uint32_t n_answers;
+    char *received;
+    uint64_t n_requests, request_bytes, answer_bytes;
+    void (*tamper)(struct rig *rig, struct rig_answer *answer); /* before it is received, or NULL */
 };
 
 /* Makes a preset in a temporary file that is gone when the program ends; its path is returned and

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "coordinator/parts.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What all loads of a plan have in common. */
+struct assignment {
+    char **files; /* the model's, which a worker of this machine reads itself */
+    struct proto_host *hosts;
+    struct proto_part *parts;
+    uint8_t (*askers)[PROTO_KEY_BYTES];
+};
+
+static void leave_card(void *data, void *arg)
+{
+    (void)data;
+    (void)arg;
+}
+
+/* The plan's number of a worker becomes its number among the hosts. */
+static uint32_t host_of(const struct shard_plan *plan, uint32_t worker)
+{
+    uint32_t i = 0;
+    while (plan->hosts[i].worker != worker)
+        i++;
+    return i;
+}
+
+static void fill_hosts(const struct coord_engine *e, struct assignment *a)
+{
+    const struct shard_plan *plan = e->plan;
+    for (uint32_t i = 0; i < plan->n_hosts; i++) {
+        a->hosts[i].endpoint = e->hosts[i]->expert_endpoint;
+        a->hosts[i].name = e->hosts[i]->name;
+        memcpy(a->hosts[i].key, e->hosts[i]->key, PROTO_KEY_BYTES);
+    }
+    for (uint32_t i = 0; i < plan->n_parts; i++) {
+        const struct shard_expert_part *part = &plan->parts[i];
+        a->parts[i] = (struct proto_part){.host = host_of(plan, part->worker),
+                                          .layer_first = part->layer_first,
+                                          .layer_end = part->layer_end,
+                                          .expert_first = part->expert_first,
+                                          .expert_end = part->expert_end,
+                                          .slice = part->slice,
+                                          .n_slices = part->n_slices};
+    }
+    for (uint32_t i = 0; i < plan->n_stages; i++)
+        memcpy(a->askers[i], e->stages[i]->key, PROTO_KEY_BYTES);
+}
+
+static void fill_stage(const struct coord_engine *e, uint32_t stage, struct proto_load *load)
+{
+    const struct shard_stage *part = &e->plan->stages[stage];
+    bool last = stage + 1 == e->plan->n_stages;
+    load->has_stage = true;
+    load->stage = stage;
+    load->layer_first = part->layer_first;
+    load->layer_end = part->layer_end;
+    load->embed = part->embed;
+    load->head = part->head;
+    load->next_endpoint = last ? "" : e->stages[stage + 1]->endpoint;
+    memcpy(load->previous_key, stage ? e->stages[stage - 1]->key : e->keys.pair.public_key,
+           PROTO_KEY_BYTES);
+    if (!last)
+        memcpy(load->next_key, e->stages[stage + 1]->key, PROTO_KEY_BYTES);
+}
+
+static enum proto_status send_load(struct coord_engine *e, struct coord_worker *w,
+                                   const struct assignment *a, struct proto_error *error)
+{
+    bool hosts = w->host >= 0;
+    struct proto_msg msg = {.kind = PROTO_MSG_LOAD,
+                            .load = {.epoch = e->epoch,
+                                     .n_stages = e->plan->n_stages,
+                                     .kv_type = e->options.kv,
+                                     .ctx = e->options.ctx,
+                                     .max_seqs = e->options.parallel,
+                                     .max_rows = e->options.batch,
+                                     .inexact = e->options.inexact,
+                                     .hosts = a->hosts,
+                                     .n_hosts = e->plan->n_hosts,
+                                     .self = hosts ? (uint32_t)w->host : PROTO_NO_HOST,
+                                     .parts = a->parts,
+                                     .n_parts = e->plan->n_parts,
+                                     .askers = a->askers,
+                                     .n_askers = hosts ? e->plan->n_stages : 0}};
+    if (w->stage >= 0)
+        fill_stage(e, (uint32_t)w->stage, &msg.load);
+    if (w->local) {
+        msg.load.files = a->files;
+        msg.load.n_files = (uint32_t)shard_gguf_n_files(e->gguf);
+    }
+    /* The card lives as long as the engine, which outlives its links. */
+    struct net_payload *card = net_payload_wrap(e->card, e->card_bytes, leave_card, NULL);
+    if (!card)
+        return proto_fail_nomem(error, e->card_bytes, "the model card");
+    w->state = COORD_LOADING;
+    w->done_bytes = w->total_bytes = w->fetched_bytes = 0;
+    return engine__tell(w, &msg, &card, error);
+}
+
+static enum proto_status make_assignment(const struct coord_engine *e, struct assignment *a,
+                                         struct proto_error *error)
+{
+    const struct shard_plan *plan = e->plan;
+    size_t n_files = shard_gguf_n_files(e->gguf);
+    a->files = calloc(n_files, sizeof *a->files);
+    a->hosts = calloc(plan->n_hosts + 1, sizeof *a->hosts);
+    a->parts = calloc(plan->n_parts + 1, sizeof *a->parts);
+    a->askers = calloc(plan->n_stages, sizeof *a->askers);
+    if (!a->files || !a->hosts || !a->parts || !a->askers)
+        return proto_fail_nomem(error, plan->n_parts * sizeof *a->parts, "the plan's messages");
+    for (size_t i = 0; i < n_files; i++)
+        a->files[i] = (char *)shard_gguf_path(e->gguf, i);
+    fill_hosts(e, a);
+    return PROTO_OK;
+}
+
+enum proto_status engine__assign(struct coord_engine *e, struct proto_error *error)
+{
+    struct assignment a = {0};
+    enum proto_status status = make_assignment(e, &a, error);
+    for (uint32_t i = 0; i < e->n_members && status == PROTO_OK; i++)
+        status = send_load(e, e->members[i], &a, error);
+    free(a.files);
+    free(a.hosts);
+    free(a.parts);
+    free(a.askers);
+    return status;
+}

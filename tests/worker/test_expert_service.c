@@ -1,0 +1,445 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A stage that asks and hosts that serve, over sockets in one process: the same bits as one
+ * worker's, and waits that end when a host fails or another thread says so.
+ */
+#include <CUnit/Basic.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "shard/mkmodel.h"
+#include "worker/asker.h"
+#include "worker/expert_server.h"
+#include "worker/slice.h"
+
+#define N_HOSTS  2
+#define N_LAYERS 3
+#define N_ROWS   5
+#define EPOCH    7
+
+/* A machine: a loop on a thread of its own, and a key. */
+struct machine {
+    struct net_loop *loop;
+    pthread_t thread;
+    struct net_keypair key;
+};
+static struct machine stage, stranger, hosts[N_HOSTS];
+
+static char path[] = "/tmp/caravan-service-XXXXXX";
+static struct shard_gguf *gguf;
+static void *card;
+static size_t card_bytes;
+static struct kern_pool *pool;
+static struct proto_error error;
+static atomic_bool no_cancel;
+
+static void *run_loop(void *arg)
+{
+    net_loop_run(arg);
+    return NULL;
+}
+
+static void start_machine(struct machine *m)
+{
+    if (net_keypair_generate(&m->key, NULL) || net_loop_create(&m->loop, NULL) ||
+        pthread_create(&m->thread, NULL, run_loop, m->loop))
+        abort();
+}
+
+static void stop_machine(struct machine *m)
+{
+    net_loop_stop(m->loop);
+    pthread_join(m->thread, NULL);
+    net_loop_destroy(m->loop);
+}
+
+static int set_up(void)
+{
+    static const char *const sets[] = {"layers=3", "experts=8", "used=3", "ffe=512"};
+    struct shard_mkmodel_options model = {
+        .preset = "qwen3moe-k", .type = "Q4_K", .seed = 3, .sets = sets, .n_sets = 4};
+    char digest[65];
+    close(mkstemp(path));
+    start_machine(&stage);
+    start_machine(&stranger);
+    for (unsigned i = 0; i < N_HOSTS; i++)
+        start_machine(&hosts[i]);
+    if (shard_mkmodel(&model, path, digest, &error) || shard_gguf_open(&gguf, path, &error) ||
+        shard_gguf_card(gguf, &card, &card_bytes, &error) || kern_pool_create(&pool, 2, &error)) {
+        fprintf(stderr, "%s\n", error.text);
+        return -1;
+    }
+    return 0;
+}
+
+static int tear_down(void)
+{
+    kern_pool_destroy(pool);
+    free(card);
+    shard_gguf_close(gguf);
+    unlink(path);
+    stop_machine(&stage);
+    stop_machine(&stranger);
+    for (unsigned i = 0; i < N_HOSTS; i++)
+        stop_machine(&hosts[i]);
+    return 0;
+}
+
+/* ---- loads ---- */
+
+static struct proto_host host_list[N_HOSTS];
+static struct proto_part part_list[N_HOSTS] = {{0, 0, N_LAYERS, 0, 4, 0, 1},
+                                               {1, 0, N_LAYERS, 4, 8, 0, 1}};
+static char *files[] = {path};
+
+/* Experts 0-3 are on host 0, 4-7 on host 1, or all are the stage's. */
+static struct proto_load load_for(bool split)
+{
+    return (struct proto_load){.epoch = EPOCH,
+                               .has_stage = true,
+                               .n_stages = 1,
+                               .layer_end = N_LAYERS,
+                               .embed = true,
+                               .head = true,
+                               .ctx = 64,
+                               .max_seqs = 1,
+                               .max_rows = N_ROWS,
+                               .files = files,
+                               .n_files = 1,
+                               .hosts = host_list,
+                               .n_hosts = split ? N_HOSTS : 0,
+                               .self = PROTO_NO_HOST,
+                               .parts = part_list,
+                               .n_parts = split ? N_HOSTS : 0};
+}
+
+static struct proto_load load_of_host(uint32_t i)
+{
+    struct proto_load load = load_for(true);
+    load.has_stage = load.embed = load.head = false;
+    load.layer_end = 0;
+    load.self = i;
+    load.askers = &stage.key.public_key;
+    load.n_askers = 1;
+    return load;
+}
+
+static struct worker_slice *slice_of(const struct proto_load *load, struct worker_asker *asker)
+{
+    const struct worker_slice_options how = {.table = kern_table_get(kern_isa_best()),
+                                             .compute_pool = pool,
+                                             .remote = worker_asker_calls(asker),
+                                             .threads = 1,
+                                             .cancel = &no_cancel};
+    struct worker_slice *slice;
+    if (worker_slice_create(&slice, load, card, card_bytes, &how, &error) == PROTO_OK)
+        return slice;
+    fprintf(stderr, "%s\n", error.text);
+    abort();
+}
+
+/* ---- the same bits ---- */
+
+static enum proto_status take_logits(void *arg, const struct worker_result_row *rows,
+                                     uint32_t n_rows, float *logits, size_t ld,
+                                     struct proto_error *why)
+{
+    float *to = arg;
+    (void)why;
+    for (uint32_t i = 0; i < n_rows; i++)
+        memcpy(to + rows[i].pos * 512, logits + i * ld, 512 * sizeof *to);
+    return PROTO_OK;
+}
+
+static enum proto_status compute(struct worker_slice *slice, float *logits)
+{
+    static const int32_t ids[N_ROWS] = {3, 100, 257, 42, 9};
+    struct proto_range range = {.n = N_ROWS, .want = PROTO_WANT_ALL};
+    struct worker_batch batch = {.ranges = &range, .n_ranges = 1, .ids = ids};
+    size_t bytes = N_ROWS * worker_exec_stride(slice->program) * sizeof(float);
+    batch.x = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    worker_slice_renew(slice, slice->load.epoch);
+    enum proto_status status = worker_exec_run(slice->exec, &batch, take_logits, logits, &error);
+    free(batch.x);
+    return status;
+}
+
+static struct worker_expert_server *serve(uint32_t i, struct worker_slice **slice)
+{
+    struct worker_expert_server *server;
+    struct proto_load load = load_of_host(i);
+    CU_ASSERT_EQUAL_FATAL(worker_expert_server_create(&server, hosts[i].loop, "tcp://127.0.0.1:0",
+                                                      &hosts[i].key, &error),
+                          PROTO_OK);
+    CU_ASSERT_EQUAL_FATAL(worker_expert_server_expect(server, &load, &error), PROTO_OK);
+    *slice = slice_of(&load, NULL);
+    CU_ASSERT_PTR_NULL((*slice)->exec);
+    CU_ASSERT_PTR_NOT_NULL_FATAL((*slice)->host);
+    worker_expert_server_serve(server, (*slice)->host);
+    host_list[i] = (struct proto_host){.endpoint = (char *)worker_expert_server_endpoint(server),
+                                       .name = i ? "second" : "first"};
+    memcpy(host_list[i].key, hosts[i].key.public_key, PROTO_KEY_BYTES);
+    return server;
+}
+
+static void check_times(struct worker_asker *asker)
+{
+    struct proto_msg msg = {.kind = PROTO_MSG_BATCH};
+    struct proto_batch *batch = &msg.batch;
+    CU_ASSERT_EQUAL(worker_asker_add_times(asker, batch, &error), PROTO_OK);
+    CU_ASSERT_EQUAL_FATAL(batch->n_host_times, N_HOSTS);
+    uint64_t waited_ns = 0;
+    for (uint32_t i = 0; i < N_HOSTS; i++) {
+        const struct proto_host_time *t = &batch->host_times[i];
+        CU_ASSERT_EQUAL(t->host, i);
+        CU_ASSERT_EQUAL(t->requests, N_LAYERS);
+        CU_ASSERT(t->bytes_out > 0 && t->bytes_in > 0 && t->compute_ns > 0);
+        waited_ns += t->wait_ns;
+    }
+    CU_ASSERT_EQUAL(waited_ns, worker_asker_waited_ns(asker));
+    /* What a stage before had of them is added to. */
+    uint64_t requests = batch->host_times[1].requests;
+    CU_ASSERT_EQUAL(worker_asker_add_times(asker, batch, &error), PROTO_OK);
+    CU_ASSERT_EQUAL(batch->n_host_times, N_HOSTS);
+    CU_ASSERT_EQUAL(batch->host_times[1].requests, 2 * requests);
+    proto_msg_finish(&msg);
+}
+
+static void test_same_bits(void)
+{
+    static float expected[N_ROWS * 512], found[N_ROWS * 512];
+    struct proto_load whole = load_for(false), split = load_for(true);
+    struct worker_slice *slice = slice_of(&whole, NULL), *host_slices[N_HOSTS];
+    CU_ASSERT_EQUAL(compute(slice, expected), PROTO_OK);
+    worker_slice_destroy(slice);
+    struct worker_expert_server *servers[N_HOSTS];
+    for (uint32_t i = 0; i < N_HOSTS; i++)
+        servers[i] = serve(i, &host_slices[i]);
+    struct worker_asker *asker;
+    CU_ASSERT_EQUAL(worker_asker_create(&asker, stage.loop, &stage.key, &error), PROTO_OK);
+    slice = slice_of(&split, asker);
+    CU_ASSERT_PTR_NULL(slice->host);
+    /* Connections may be made anew for the same slice. */
+    for (int round = 0; round < 3; round++) {
+        CU_ASSERT_EQUAL_FATAL(worker_asker_connect(asker, &split, 60000, &no_cancel, &error),
+                              PROTO_OK);
+        worker_asker_begin(asker);
+        memset(found, 0, sizeof found);
+        CU_ASSERT_EQUAL(compute(slice, found), PROTO_OK);
+        CU_ASSERT_EQUAL(memcmp(found, expected, sizeof found), 0);
+        check_times(asker);
+    }
+    for (uint32_t i = 0; i < N_HOSTS; i++)
+        CU_ASSERT_EQUAL(worker_expert_server_steps(servers[i]), 3 * N_LAYERS);
+    uint32_t counts[N_LAYERS * 8], sum = 0;
+    worker_exec_usage(slice->exec, counts);
+    for (unsigned i = 0; i < N_LAYERS * 8; i++)
+        sum += counts[i];
+    CU_ASSERT_EQUAL(sum, 3 * N_LAYERS * N_ROWS * 3);
+    worker_exec_usage(slice->exec, counts);
+    CU_ASSERT_EQUAL(counts[0] + counts[1] + counts[2], 0);
+    /* A host without experts says so; the batch after that works again. */
+    struct proto_load load = load_of_host(1);
+    CU_ASSERT_EQUAL(worker_expert_server_expect(servers[1], &load, &error), PROTO_OK);
+    worker_asker_begin(asker);
+    CU_ASSERT_EQUAL(compute(slice, found), PROTO_NOTFOUND);
+    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "\"second\", which holds experts 4-7 of layers 0-2"));
+    worker_expert_server_serve(servers[1], host_slices[1]->host);
+    worker_asker_begin(asker);
+    CU_ASSERT_EQUAL(compute(slice, found), PROTO_OK);
+    CU_ASSERT_EQUAL(memcmp(found, expected, sizeof found), 0);
+    worker_slice_destroy(slice);
+    worker_asker_destroy(asker);
+    for (uint32_t i = 0; i < N_HOSTS; i++) {
+        worker_expert_server_destroy(servers[i]);
+        worker_slice_destroy(host_slices[i]);
+    }
+}
+
+/* A host answers only whom its load names. */
+static void test_strangers(void)
+{
+    struct worker_slice *slice;
+    struct worker_expert_server *server = serve(0, &slice);
+    struct net_exchange_host host = {.endpoint = worker_expert_server_endpoint(server)};
+    struct net_exchange *exchange;
+    struct net_received none;
+    memcpy(host.key, hosts[0].key.public_key, PROTO_KEY_BYTES);
+    CU_ASSERT_EQUAL_FATAL(
+        net_exchange_connect(&exchange, stranger.loop, &host, 1, &stranger.key, 60000, &error),
+        PROTO_OK);
+    struct proto_msg msg = {.kind = PROTO_MSG_LINK, .link = {.epoch = EPOCH}};
+    for (int sent = 0; sent < 3;) {
+        sent += net_exchange_send(exchange, 0, &msg, NULL, NULL) == PROTO_OK;
+        CU_ASSERT_EQUAL(net_exchange_receive(exchange, &none, net_now_ns() + 20000000, NULL),
+                        PROTO_TIMEOUT);
+    }
+    net_exchange_destroy(exchange, 0);
+    worker_expert_server_destroy(server);
+    worker_slice_destroy(slice);
+}
+
+/* ---- hosts that fail ---- */
+
+/* A host that knows everybody, and does with requests as it is told. */
+enum habit { SILENT, GONE, WRONG_NUMBER };
+struct puppet {
+    struct net_exchange *exchange;
+    pthread_t thread;
+    enum habit habit;
+};
+
+static void answer_request(struct puppet *p, struct net_received *got)
+{
+    struct proto_msg msg = {.kind = PROTO_MSG_EXPERTS_DONE,
+                            .experts_done = {.epoch = EPOCH, .number = got->msg.experts.number}};
+    if (p->habit == SILENT || p->habit == GONE)
+        return;
+    if (p->habit == WRONG_NUMBER) {
+        msg.experts_done.number += 77; /* is dropped, the good one comes after it */
+        net_exchange_send(p->exchange, got->from, &msg, NULL, NULL);
+        msg.experts_done.number -= 77;
+    }
+    net_exchange_send(p->exchange, got->from, &msg, &got->payload, NULL);
+}
+
+static void *puppet_main(void *arg)
+{
+    struct puppet *p = arg;
+    struct net_received got;
+    struct proto_msg linked = {.kind = PROTO_MSG_LINKED, .link = {.epoch = EPOCH}};
+    bool gone = false;
+    while (!gone && net_exchange_receive(p->exchange, &got, UINT64_MAX, NULL) == PROTO_OK) {
+        if (got.msg.kind == PROTO_MSG_LINK)
+            net_exchange_send(p->exchange, got.from, &linked, NULL, NULL);
+        else
+            answer_request(p, &got);
+        gone = got.msg.kind == PROTO_MSG_EXPERTS && p->habit == GONE;
+        net_received_finish(&got);
+    }
+    if (gone)
+        net_exchange_destroy(p->exchange, 0);
+    return NULL;
+}
+
+static struct worker_asker *ask_puppet(struct puppet *p, enum habit habit)
+{
+    struct proto_load load = load_for(true);
+    struct worker_asker *asker;
+    p->habit = habit;
+    CU_ASSERT_EQUAL_FATAL(net_exchange_listen(&p->exchange, hosts[0].loop, "tcp://127.0.0.1:0",
+                                              &hosts[0].key, &error),
+                          PROTO_OK);
+    host_list[0] = (struct proto_host){.endpoint = (char *)net_exchange_endpoint(p->exchange, 0),
+                                       .name = "puppet"};
+    memcpy(host_list[0].key, hosts[0].key.public_key, PROTO_KEY_BYTES);
+    load.n_hosts = load.n_parts = 1;
+    if (pthread_create(&p->thread, NULL, puppet_main, p))
+        abort();
+    CU_ASSERT_EQUAL(worker_asker_create(&asker, stage.loop, &stage.key, &error), PROTO_OK);
+    CU_ASSERT_EQUAL_FATAL(worker_asker_connect(asker, &load, 60000, &no_cancel, &error), PROTO_OK);
+    worker_asker_begin(asker);
+    return asker;
+}
+
+static void end_puppet(struct puppet *p, struct worker_asker *asker)
+{
+    if (p->habit != GONE)
+        net_exchange_cancel(p->exchange);
+    pthread_join(p->thread, NULL);
+    if (p->habit != GONE)
+        net_exchange_destroy(p->exchange, 0);
+    worker_asker_destroy(asker);
+}
+
+static enum proto_status ask(struct worker_asker *asker, const void **data, size_t *len)
+{
+    struct worker_remote remote = worker_asker_calls(asker);
+    uint32_t host = 99;
+    enum proto_status status = remote.send(remote.arg, 0, 1, "abcdef", 6, &error);
+    if (status == PROTO_OK)
+        status = remote.receive(remote.arg, &host, data, len, &error);
+    CU_ASSERT(status != PROTO_OK || host == 0);
+    return status;
+}
+
+static void *cancel(void *arg)
+{
+    worker_asker_cancel(arg);
+    return NULL;
+}
+
+static void test_cancel(void)
+{
+    struct puppet p;
+    pthread_t thread;
+    const void *data;
+    size_t len;
+    struct worker_asker *asker = ask_puppet(&p, SILENT);
+    CU_ASSERT_EQUAL(pthread_create(&thread, NULL, cancel, asker), 0);
+    CU_ASSERT_EQUAL(ask(asker, &data, &len), PROTO_CANCELLED);
+    CU_ASSERT_EQUAL(ask(asker, &data, &len), PROTO_CANCELLED);
+    pthread_join(thread, NULL);
+    end_puppet(&p, asker);
+}
+
+static void test_lost(void)
+{
+    struct puppet p;
+    const void *data;
+    size_t len;
+    struct worker_asker *asker = ask_puppet(&p, GONE);
+    for (int i = 0; i < 2; i++) {
+        CU_ASSERT_EQUAL(ask(asker, &data, &len), PROTO_LOST);
+        CU_ASSERT_PTR_NOT_NULL(strstr(
+            error.text, "\"puppet\", which holds experts 0-3 of layers 0-2, does not answer"));
+    }
+    end_puppet(&p, asker);
+}
+
+static void test_wrong_number(void)
+{
+    struct puppet p;
+    const void *data;
+    size_t len;
+    struct worker_asker *asker = ask_puppet(&p, WRONG_NUMBER);
+    for (int i = 0; i < 3; i++) {
+        CU_ASSERT_EQUAL_FATAL(ask(asker, &data, &len), PROTO_OK);
+        CU_ASSERT(len == 6 && memcmp(data, "abcdef", 6) == 0);
+    }
+    end_puppet(&p, asker);
+}
+
+/* The wait for a host that does not know this stage ends when the load is cancelled. */
+static void test_cancelled_link(void)
+{
+    atomic_bool cancelled = true;
+    struct worker_asker *asker;
+    struct proto_load load = load_for(true);
+    host_list[0] = host_list[1] = (struct proto_host){"ipc://@caravan-nobody", "nobody", {1}};
+    CU_ASSERT_EQUAL(worker_asker_create(&asker, stage.loop, &stage.key, &error), PROTO_OK);
+    CU_ASSERT_EQUAL(worker_asker_connect(asker, &load, 60000, &cancelled, &error), PROTO_CANCELLED);
+    worker_asker_cancel(asker);
+    worker_asker_destroy(asker);
+    worker_asker_destroy(NULL);
+    worker_expert_server_destroy(NULL);
+}
+
+int main(void)
+{
+    CU_initialize_registry();
+    CU_pSuite suite = CU_add_suite("service of experts", set_up, tear_down);
+    CU_ADD_TEST(suite, test_same_bits);
+    CU_ADD_TEST(suite, test_strangers);
+    CU_ADD_TEST(suite, test_cancel);
+    CU_ADD_TEST(suite, test_lost);
+    CU_ADD_TEST(suite, test_wrong_number);
+    CU_ADD_TEST(suite, test_cancelled_link);
+    CU_basic_run_tests();
+    int failures = (int)CU_get_number_of_failures();
+    CU_cleanup_registry();
+    return failures != 0;
+}
