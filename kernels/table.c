@@ -67,6 +67,7 @@ static void init_avx2(struct kern_table *t)
     kern_init_matmul_k_avx2(t);
     kern_init_rows_avx2(t);
     kern_init_matmul_iq_avx2(t);
+    kern_init_matmul_many_avx2(t);
 }
 
 static void init_avx512(struct kern_table *t)
@@ -76,6 +77,7 @@ static void init_avx512(struct kern_table *t)
     kern_init_matmul_k_avx512(t);
     kern_init_rows_avx512(t);
     kern_init_matmul_iq_avx512(t);
+    kern_init_matmul_many_avx512(t);
 }
 
 static void init_amx(struct kern_table *t)

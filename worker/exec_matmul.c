@@ -5,9 +5,10 @@
 #include "kernels/blas.h"
 
 /* Weight bytes that a chunk of a product of one row streams, and that a chunk of a product of many
- * rows keeps in the cache; also the operand bytes of the rows that pass over it at a time. */
-#define STREAM_BYTES 65536u
-#define CACHED_BYTES 262144u
+ * rows keeps in the cache; the operand bytes of the rows that pass over it at a time. */
+#define STREAM_BYTES  65536u
+#define CACHED_BYTES  262144u
+#define OPERAND_BYTES 524288u
 
 size_t worker__panels(const struct shard_weight *w)
 {
@@ -39,6 +40,8 @@ size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_we
         most = fair < most ? fair : most;
     }
     most = most ? most : 1;
+    if (n_rows > 1 && most > 1)
+        most -= most % 2; /* kernels may take two panels at a time */
     /* Whole products of OpenBLAS's, so that its sums do not depend on the chunks. An expert has
      * more than one row only where the mean is more than one. */
     if (n_rows > 1 && blas_rows(e, w) != SIZE_MAX)
@@ -59,7 +62,7 @@ void worker__multiply_segment(const struct worker_exec *e, int32_t w, size_t mat
         kern_blas_matmul(weight->type, y, ldy, panels, end - first, x, x_bytes, n_rows, k);
         return;
     }
-    size_t block = CACHED_BYTES / x_bytes / 4 * 4;
+    size_t block = OPERAND_BYTES / x_bytes / 4 * 4;
     block = block < 4 ? 4 : block;
     if (e->table->takes_all_rows[weight->type->type])
         block = n_rows;

@@ -59,6 +59,38 @@ KERN__INLINE __m256i high_nibbles(__m256i v)
     return low_nibbles(_mm256_srli_epi16(v, 4));
 }
 
+/* 2^(e - 128) of 8 exponents; the two smallest are subnormal. */
+KERN__INLINE __m256 load_exponents(const char *from)
+{
+    __m256i e = load_u8(from);
+    __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+    __m256i subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
+    __m256i small = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, subnormal, small));
+}
+
+/* scales[s][row] from Q3_K's 12 times 16 bytes. */
+KERN__INLINE void q3_k_scales(char scales[256], const char *sc)
+{
+    const __m256i bits = _mm256_set1_epi8(48);
+    for (size_t i = 0; i < 4; i++) {
+        __m256i low = load(sc + 32 * i), high = load(sc + 128 + 32 * (i % 2)), a, b;
+        if (i < 2) {
+            a = _mm256_slli_epi16(high, 4);
+            b = high;
+        } else {
+            a = _mm256_slli_epi16(high, 2);
+            b = _mm256_srli_epi16(high, 2);
+        }
+        a = _mm256_or_si256(low_nibbles(low), _mm256_and_si256(a, bits));
+        b = _mm256_or_si256(high_nibbles(low), _mm256_and_si256(b, bits));
+        a = _mm256_sub_epi8(a, _mm256_set1_epi8(32));
+        b = _mm256_sub_epi8(b, _mm256_set1_epi8(32));
+        _mm256_storeu_si256((__m256i *)(scales + 32 * i), a);
+        _mm256_storeu_si256((__m256i *)(scales + 128 + 32 * i), b);
+    }
+}
+
 /* Pairs of 16 bits added into 32. */
 KERN__INLINE __m256i widen(__m256i v)
 {

@@ -254,14 +254,11 @@ KERN__INLINE void add(enum kern_type type, size_t bytes, struct state *state,
                       const struct chunk *chunk, const char *packed, panel_sums sums)
 {
     for (size_t b = 0; b < chunk->n_blocks; b++, packed += bytes)
-        if (kern__iq_is(type))
-            iq_unpack(type, &state->w[b], packed);
-        else
-            k_unpack(type, &state->w[b], packed);
+        unpack(type, &state->w[b], packed);
     if (is_wide(type))
-        (has_minima(type) ? add_wide_with_minima : add_wide)(state, chunk, sums);
+        (kern__has_minima(type) ? add_wide_with_minima : add_wide)(state, chunk, sums);
     else
-        (has_minima(type) ? add_with_minima : add_plain)(state, chunk, sums);
+        (kern__has_minima(type) ? add_with_minima : add_plain)(state, chunk, sums);
 }
 
 /* With fewer rows, unpacking a panel costs more than its product in the set below. */

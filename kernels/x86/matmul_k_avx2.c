@@ -95,28 +95,6 @@ KERN__INLINE void q2_k_rows(float *y, size_t ldy, const char *w, const char *x, 
     store(y, ldy, acc, n);
 }
 
-/* scales[s][row] from Q3_K's 12 times 16 bytes. */
-KERN__INLINE void q3_k_scales(char scales[256], const char *sc)
-{
-    const __m256i bits = _mm256_set1_epi8(48);
-    for (size_t i = 0; i < 4; i++) {
-        __m256i low = load(sc + 32 * i), high = load(sc + 128 + 32 * (i % 2)), a, b;
-        if (i < 2) {
-            a = _mm256_slli_epi16(high, 4);
-            b = high;
-        } else {
-            a = _mm256_slli_epi16(high, 2);
-            b = _mm256_srli_epi16(high, 2);
-        }
-        a = _mm256_or_si256(low_nibbles(low), _mm256_and_si256(a, bits));
-        b = _mm256_or_si256(high_nibbles(low), _mm256_and_si256(b, bits));
-        a = _mm256_sub_epi8(a, _mm256_set1_epi8(32));
-        b = _mm256_sub_epi8(b, _mm256_set1_epi8(32));
-        _mm256_storeu_si256((__m256i *)(scales + 32 * i), a);
-        _mm256_storeu_si256((__m256i *)(scales + 128 + 32 * i), b);
-    }
-}
-
 /* s += sum S * (q . x) over one block, q being 4 too large; x: the block's activations of row 0. */
 KERN__INLINE void q3_k_products(__m256i (*s)[HALVES], const char *w, const char *scales,
                                 const char *x, size_t x_bytes, int n)

@@ -84,16 +84,6 @@ KERN__INLINE void spread_sums(__m256i (*s)[HALVES], int factor, const char *sums
         s[r][0] = s[r][1] = _mm256_madd_epi16(broadcast(sums + r * x_bytes), factors);
 }
 
-/* 2^(e - 128) of 8 exponents; the two smallest are subnormal. */
-KERN__INLINE __m256 load_exponents(const char *from)
-{
-    __m256i e = load_u8(from);
-    __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
-    __m256i subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
-    __m256i small = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e);
-    return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, subnormal, small));
-}
-
 KERN__INLINE void accumulate_exponents(__m256 (*acc)[HALVES], const char *w, const char *dx,
                                        size_t x_bytes, __m256i (*s)[HALVES], int n)
 {

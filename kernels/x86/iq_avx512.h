@@ -1,57 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Products of a block of IQ2 or IQ3 with one row of activations. A lane of 32 bits is a row of the
- * panel; looking 16 rows' codes up in registers (vpermi2w) is what makes it fast. For
- * matmul_iq_avx512.c only.
+ * How packed blocks of IQ types become bytes, in registers. A lane of 32 bits is a row of the
+ * panel; looking 16 rows' codes up in registers (vpermi2w) is what makes it fast. For the AVX-512
+ * kernels only.
  *
  * A codebook entry is a word: 8 codes of 2 bits (IQ2), or 4 of 3 bits with a bit of room for the
  * sign (IQ3). A register of 32 of them is 16 rows by two indices, and what it stands for becomes
  * four or two registers of bytes, each by a look-up of code and sign (vpshufb): the weight and the
- * type's offset, unsigned. Each is multiplied by four activations (vpdpbusd), which lie in the
- * order in which codes come out of the words; a sum starts from what the offset adds to it, taken
- * off. A sum of 32 values, times a scale of at most 31, is below 2^23; that of a block below 2^26.
+ * type's offset, unsigned, in the order in which codes come out of the words.
+ *
+ * IQ1's codebook is too large for that: its weights are read grid by grid, 8 rows of 8 a register.
  */
-#ifndef KERNELS_X86_IQ_ROW_AVX512_H
-#define KERNELS_X86_IQ_ROW_AVX512_H
+#ifndef KERNELS_X86_IQ_AVX512_H
+#define KERNELS_X86_IQ_AVX512_H
 
 #include "kernels/iq_panel.h"
 #include "kernels/x86/matmul.h"
 
-/* The codebooks' entries with their codes placed as above; constant after init_codes. */
-static struct {
+/* The codebooks' entries with their codes placed as above; constant after kern__init_iq_codes. */
+extern struct kern__iq_codes {
     _Alignas(64) uint16_t iq2_xxs[256], iq2_xs[512], iq2_s[1024], iq3_xxs[256], iq3_s[512];
-} codes;
+} kern__iq_codes;
 
-/* A block's activations for one row. */
-struct row_block {
-    _Alignas(64) int8_t q[256];
-    _Alignas(64) int32_t start[16]; /* of each 16 values (IQ2_XS, IQ2_S) or each 32 */
-};
-
-/* Of the 8 codes, the pairs 1 and 3 are in the low byte, 0 and 2 in the high one. */
-static void place_iq2(uint16_t *to, const uint16_t *from, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        to[i] = (uint16_t)((from[i] >> 4 & 0x0f) | (from[i] >> 8 & 0xf0) | (from[i] & 0x0f) << 8 |
-                           (from[i] << 4 & 0xf000));
-}
-
-/* A code in each 4 bits. */
-static void place_iq3(uint16_t *to, const uint16_t *from, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        to[i] = (uint16_t)((from[i] & 7) | (from[i] & 070) << 1 | (from[i] & 0700) << 2 |
-                           (from[i] & 07000) << 3);
-}
-
-static void init_codes(void)
-{
-    place_iq2(codes.iq2_xxs, kern__iq2_xxs_codes, 256);
-    place_iq2(codes.iq2_xs, kern__iq2_xs_codes, 512);
-    place_iq2(codes.iq2_s, kern__iq2_s_codes, 1024);
-    place_iq3(codes.iq3_xxs, kern__iq3_xxs_codes, 256);
-    place_iq3(codes.iq3_s, kern__iq3_s_codes, 512);
-}
+/* Called before a table of AVX-512 kernels is given out. */
+void kern__init_iq_codes(void);
 
 /* Four units, so that 16 bytes of the result have those of rows 4j to 4j + 3, unit by unit. */
 KERN__INLINE __m512i load_units(const uint8_t *packed, size_t unit)
@@ -113,11 +85,11 @@ KERN__INLINE __m512i look_up_256(const uint16_t *table, __m512i index, __mmask32
 /* The entries of indices of up to 10 bits; bits 8 and 9 of them where the type has those. */
 KERN__INLINE __m512i look_up(enum kern_type type, __m512i index, __mmask32 bit8, __mmask32 bit9)
 {
-    const uint16_t *table = type == KERN_IQ2_XXS   ? codes.iq2_xxs
-                            : type == KERN_IQ2_XS  ? codes.iq2_xs
-                            : type == KERN_IQ2_S   ? codes.iq2_s
-                            : type == KERN_IQ3_XXS ? codes.iq3_xxs
-                                                   : codes.iq3_s;
+    const uint16_t *table = type == KERN_IQ2_XXS   ? kern__iq_codes.iq2_xxs
+                            : type == KERN_IQ2_XS  ? kern__iq_codes.iq2_xs
+                            : type == KERN_IQ2_S   ? kern__iq_codes.iq2_s
+                            : type == KERN_IQ3_XXS ? kern__iq_codes.iq3_xxs
+                                                   : kern__iq_codes.iq3_s;
     __mmask32 bit6 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(64));
     __mmask32 bit7 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(128));
     __m512i first = look_up_256(table, index, bit6, bit7);
@@ -131,14 +103,8 @@ KERN__INLINE __m512i look_up(enum kern_type type, __m512i index, __mmask32 bit8,
     return _mm512_mask_blend_epi16(bit9, first, second);
 }
 
-/* s + w * x, four of each a lane. */
-KERN__INLINE __m512i add_four(__m512i s, __m512i w, const int8_t *x)
-{
-    return _mm512_dpbusd_epi32(s, w, _mm512_set1_epi32(kern__load_lane(x)));
-}
-
-/* s + (w + 43) * x over 16 values: of each row two entries, and its 16 signs. */
-KERN__INLINE __m512i iq2_add(__m512i s, __m512i entries, __m512i signs, const int8_t *x)
+/* w + 43 of 16 values: of each row two entries, and its 16 signs. */
+KERN__INLINE void iq2_values(__m512i v[4], __m512i entries, __m512i signs)
 {
     /* 43 and the level of the lower two bits, negative where bit 2, or bit 3, is set. */
     const __m512i even = table16(0x2b0012232b564433, 0x2b0012232b564433);
@@ -148,17 +114,16 @@ KERN__INLINE __m512i iq2_add(__m512i s, __m512i entries, __m512i signs, const in
     signs = _mm512_mullo_epi16(signs, _mm512_set1_epi16(0x0401));
     __m512i v0 = _mm512_ternarylogic_epi32(code, entries, signs, 0xca); /* a ? b : c */
     __m512i v1 = _mm512_ternarylogic_epi32(code, _mm512_srli_epi16(entries, 2), signs, 0xca);
-    s = add_four(s, _mm512_shuffle_epi8(even, _mm512_and_si512(v0, nibble)), x);
-    s = add_four(s, _mm512_shuffle_epi8(odd, _mm512_and_si512(v1, nibble)), x + 4);
+    v[0] = _mm512_shuffle_epi8(even, _mm512_and_si512(v0, nibble));
+    v[1] = _mm512_shuffle_epi8(odd, _mm512_and_si512(v1, nibble));
     v0 = _mm512_and_si512(_mm512_srli_epi16(v0, 4), nibble);
     v1 = _mm512_and_si512(_mm512_srli_epi16(v1, 4), nibble);
-    s = add_four(s, _mm512_shuffle_epi8(even, v0), x + 8);
-    return add_four(s, _mm512_shuffle_epi8(odd, v1), x + 12);
+    v[2] = _mm512_shuffle_epi8(even, v0);
+    v[3] = _mm512_shuffle_epi8(odd, v1);
 }
 
-/* s + (w + offset) * x over 8 values: of each row two entries, and its 8 signs four times. */
-KERN__INLINE __m512i iq3_add(enum kern_type type, __m512i s, __m512i entries, __m512i signs,
-                             const int8_t *x)
+/* w and the type's offset of 8 values: of each row two entries, and its 8 signs four times. */
+KERN__INLINE void iq3_values(enum kern_type type, __m512i v[2], __m512i entries, __m512i signs)
 {
     /* The offset and the level of the lower three bits, negative where bit 3 is set. */
     const __m512i weights = type == KERN_IQ3_XXS ? table16(0x7c726a625a524a42, 0x000a121a222a323a)
@@ -169,8 +134,8 @@ KERN__INLINE __m512i iq3_add(enum kern_type type, __m512i s, __m512i entries, __
     __m512i v0 = entries, v1 = _mm512_srli_epi16(entries, 4);
     v0 = _mm512_mask_add_epi8(v0, even, v0, negative);
     v1 = _mm512_mask_add_epi8(v1, odd, v1, negative);
-    s = add_four(s, _mm512_shuffle_epi8(weights, v0), x);
-    return add_four(s, _mm512_shuffle_epi8(weights, v1), x + 4);
+    v[0] = _mm512_shuffle_epi8(weights, v0);
+    v[1] = _mm512_shuffle_epi8(weights, v1);
 }
 
 /* 2s + 1 of a scale of 4 bits above bit 7 of each sign byte of 32 values, lowest first. */
@@ -191,25 +156,29 @@ KERN__INLINE __m512i scale_of_nibbles(const uint8_t *packed, size_t unit, size_t
                                      0xea); /* (a & b) | c */
 }
 
-/* total + scale * sum. */
-KERN__INLINE __m512i add_scaled(__m512i total, __m512i scale, __m512i sum)
+/* 32 values of each row. Of 16 (IQ2) or 8 (IQ3), in vectors that follow one another, a lane has
+ *   IQ2  2 0 10 8   3 1 11 9   6 4 14 12   7 5 15 13
+ *   IQ3  0 2 4 6   1 3 5 7
+ * scale: 2s + 1 of the first and of the last 16. */
+struct iq_part {
+    __m512i v[8], scale[2];
+};
+
+/* The units that hold upper index bits of the four parts from 4 * i on, if the type has such. */
+KERN__INLINE __m512i iq_high(enum kern_type type, const uint8_t *packed, size_t i)
 {
-    return _mm512_add_epi32(total, _mm512_mullo_epi32(scale, sum));
+    return type == KERN_IQ2_S   ? load_units(packed, KERN__IQ2_S_HIGH + 4 * i)
+           : type == KERN_IQ3_S ? load_units(packed, KERN__IQ3_S_HIGH + 4 * i)
+                                : _mm512_setzero_si512();
 }
 
-KERN__INLINE __m512i start_of(const struct row_block *row, size_t i)
+KERN__INLINE void iq2_part(enum kern_type type, struct iq_part *part, const uint8_t *packed,
+                           size_t sub, __m512i high)
 {
-    return _mm512_set1_epi32(row->start[i]);
-}
-
-/* The 32 values from 32 * sub of IQ2; high: of the 128 values around them, where IQ2_S has upper
- * index bits. */
-KERN__INLINE __m512i iq2_sub(enum kern_type type, __m512i total, const uint8_t *packed, size_t sub,
-                             __m512i high, const struct row_block *row)
-{
-    __m512i low = load_units(packed, KERN__IQ_LOW + 4 * sub), sum = low;
+    __m512i low = load_units(packed, KERN__IQ_LOW + 4 * sub);
     __m512i bytes = load_units(packed, KERN__IQ2_SIGN + 4 * sub);
     __m512i signs = type == KERN_IQ2_S ? bytes : even_signs(bytes);
+    const size_t scales = (type == KERN_IQ2_XS ? KERN__IQ2_XS_SCALE : KERN__IQ2_S_SCALE) + sub;
     if (type == KERN_IQ2_S)
         high = one_unit(high, (int)(sub % 4));
 #pragma GCC unroll 2
@@ -222,27 +191,16 @@ KERN__INLINE __m512i iq2_sub(enum kern_type type, __m512i total, const uint8_t *
             bit9 = _mm512_test_epi16_mask(high, _mm512_set1_epi32(0x00080002 << 4 * i));
         }
         __m512i entries = look_up(type, two_units(low, i), bit8, bit9);
-        if (type != KERN_IQ2_XXS)
-            sum = start_of(row, 2 * sub + (size_t)i);
-        else if (i == 0)
-            sum = start_of(row, sub);
-        sum = iq2_add(sum, entries, two_units(signs, i), row->q + 32 * sub + 16 * i);
-        if (type != KERN_IQ2_XXS)
-            total = add_scaled(
-                total,
-                scale_of_nibbles(
-                    packed, (type == KERN_IQ2_XS ? KERN__IQ2_XS_SCALE : KERN__IQ2_S_SCALE) + sub,
-                    (size_t)i),
-                sum);
+        iq2_values(part->v + 4 * i, entries, two_units(signs, i));
+        part->scale[i] = type == KERN_IQ2_XXS ? scale_of_units(bytes)
+                                              : scale_of_nibbles(packed, scales, (size_t)i);
     }
-    return type == KERN_IQ2_XXS ? add_scaled(total, scale_of_units(bytes), sum) : total;
 }
 
-/* The same of IQ3; high: of the 128 values around them, where IQ3_S has upper index bits. */
-KERN__INLINE __m512i iq3_sub(enum kern_type type, __m512i total, const uint8_t *packed, size_t sub,
-                             __m512i high, const struct row_block *row)
+KERN__INLINE void iq3_part(enum kern_type type, struct iq_part *part, const uint8_t *packed,
+                           size_t sub, __m512i high)
 {
-    __m512i bytes = load_units(packed, KERN__IQ3_SIGN + 4 * sub), sum = start_of(row, sub);
+    __m512i bytes = load_units(packed, KERN__IQ3_SIGN + 4 * sub);
     __m512i signs = type == KERN_IQ3_S ? bytes : even_signs(bytes);
     if (type == KERN_IQ3_S)
         high = one_unit(high, (int)(sub % 4));
@@ -253,50 +211,43 @@ KERN__INLINE __m512i iq3_sub(enum kern_type type, __m512i total, const uint8_t *
         if (type == KERN_IQ3_S)
             bit8 = _mm512_test_epi16_mask(high, _mm512_set1_epi32(0x00020001 << 2 * i));
         __m512i entries = look_up(type, two_units(low, i % 2), bit8, 0);
-        sum = iq3_add(type, sum, entries, one_unit(signs, i), row->q + 32 * sub + 8 * i);
+        iq3_values(type, part->v + 2 * i, entries, one_unit(signs, i));
     }
-    __m512i scale = type == KERN_IQ3_S
-                        ? scale_of_nibbles(packed, KERN__IQ3_S_SCALE + sub / 2, sub % 2)
-                        : scale_of_units(bytes);
-    return add_scaled(total, scale, sum);
+    part->scale[0] = part->scale[1] =
+        type == KERN_IQ3_S ? scale_of_nibbles(packed, KERN__IQ3_S_SCALE + sub / 2, sub % 2)
+                           : scale_of_units(bytes);
 }
 
-/* A block's activations in the order of iq2_add and iq3_add, and what each sum starts from. */
-KERN__INLINE void load_row(enum kern_type type, struct row_block *row, const char *x,
-                           const int16_t *sums)
+/* The 32 values from 32 * sub of a block of IQ2 or IQ3; high: iq_high of sub / 4. */
+KERN__INLINE void iq_part(enum kern_type type, struct iq_part *part, const uint8_t *packed,
+                          size_t sub, __m512i high)
 {
-    const __m512i order = kern__iq_is_iq3(type) ? table16(0x0705030106040200, 0x0f0d0b090e0c0a08)
-                                                : table16(0x090b0103080a0002, 0x0d0f05070c0e0406);
-    const short offset = type == KERN_IQ3_XXS ? 62 : type == KERN_IQ3_S ? 15 : 43;
-    __m256i all = _mm256_loadu_si256((const __m256i *)sums);
-    for (size_t i = 0; i < 256; i += 64)
-        _mm512_store_si512(row->q + i, _mm512_shuffle_epi8(_mm512_loadu_si512(x + i), order));
-    if (type == KERN_IQ2_XS || type == KERN_IQ2_S)
-        _mm512_store_si512(
-            row->start, _mm512_mullo_epi32(_mm512_cvtepi16_epi32(all), _mm512_set1_epi32(-offset)));
-    else
-        _mm256_store_si256((__m256i *)row->start,
-                           _mm256_madd_epi16(all, _mm256_set1_epi16(-offset)));
+    (kern__iq_is_iq3(type) ? iq3_part : iq2_part)(type, part, packed, sub, high);
 }
 
-/* The integer sums of a block's 16 rows; sums: those of each 16 activations. */
-KERN__INLINE __m512i block_row(enum kern_type type, const uint8_t *packed, const char *x,
-                               const int16_t *sums)
+/* The grids of group g of the rows of half h. */
+KERN__INLINE __m512i iq1_grids(enum kern_type type, const struct kern__iq_panel *panel, size_t g,
+                               size_t h)
 {
-    struct row_block row;
-    __m512i total = _mm512_setzero_si512(), high = total;
-    load_row(type, &row, x, sums);
-    for (size_t sub = 0; sub < 8; sub += 4) {
-        if (type == KERN_IQ2_S)
-            high = load_units(packed, KERN__IQ2_S_HIGH + sub);
-        else if (type == KERN_IQ3_S)
-            high = load_units(packed, KERN__IQ3_S_HIGH + sub);
-#pragma GCC unroll 4
-        for (size_t i = 0; i < 4; i++)
-            total = kern__iq_is_iq3(type) ? iq3_sub(type, total, packed, sub + i, high, &row)
-                                          : iq2_sub(type, total, packed, sub + i, high, &row);
+    __m128i pairs[4];
+    for (size_t i = 0; i < 4; i++) {
+        size_t r = 8 * h + 2 * i;
+        pairs[i] = _mm_set_epi64x((int64_t)kern__iq_grid(type, panel, g, r + 1),
+                                  (int64_t)kern__iq_grid(type, panel, g, r));
     }
-    return total;
+    __m256i low = _mm256_set_m128i(pairs[1], pairs[0]), high = _mm256_set_m128i(pairs[3], pairs[2]);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+/* w + 9 of IQ1: 8 rows of 8 values. */
+KERN__INLINE __m512i iq1_values(enum kern_type type, const struct kern__iq_panel *panel, size_t g,
+                                size_t h)
+{
+    __m512i grids = iq1_grids(type, panel, g, h);
+    uint64_t down;
+    memcpy(&down, panel->sign[g] + 8 * h, 8);
+    return _mm512_mask_add_epi8(grids, _knot_mask64(_cvtu64_mask64(down)), grids,
+                                _mm512_set1_epi8(2));
 }
 
 #endif
