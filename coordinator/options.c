@@ -57,7 +57,7 @@ static void add_cluster(struct table *t, struct coord_cli *cli)
         {0, "layers", "RANGES", "layers of each worker in order, as 0-11,12-23 (by memory)",
          COORD_OPTION_TEXT, &cli->layers, 0, 0, NULL},
         {0, "split", "HOW",
-         "auto, layers, or experts: the first workers are stages, the others hold experts (auto)",
+         "auto, layers, or experts: the first workers are stages, others hold experts (auto)",
          COORD_OPTION_SPLIT, &cli->split, 0, 0, NULL},
         {0, "stages", "N", "with --split experts: workers that are stages (1)", COORD_OPTION_U32,
          &cli->stages, 1, PROTO_MAX_WORKERS, NULL},

@@ -134,8 +134,8 @@ struct coord_engine {
     uint32_t n_members;
     uint64_t *usage; /* rows that chose an expert: n_layers x n_experts, or NULL */
     uint64_t usage_ns;
-    bool usage_due; /* batches were computed since it was asked for */
-    uint64_t retry_ns;            /* when a load that failed is tried again; 0: never */
+    bool usage_due;    /* batches were computed since it was asked for */
+    uint64_t retry_ns; /* when a load that failed is tried again; 0: never */
     uint64_t epoch, deploy_ns, ticked_ns, pinged_ns, progress_ns;
     bool progress_shown;
 

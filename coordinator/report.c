@@ -38,7 +38,7 @@ void coord_format_experts(const struct coord_worker_status *w, char text[64])
     }
     if (w->n_slices > 1)
         snprintf(slice, sizeof slice, "%u/%u of ", w->expert_slice + 1, w->n_slices);
-    snprintf(text, 64, "%sexperts %u-%u of %u-%u", slice, w->expert_first, w->expert_end - 1,
+    snprintf(text, 64, "%sexperts %u-%u of layers %u-%u", slice, w->expert_first, w->expert_end - 1,
              w->expert_layer_first, w->expert_layer_end - 1);
 }
 
@@ -72,7 +72,7 @@ static void report_stages(const struct coord_status *status, FILE *out)
 static void report_hosts(const struct coord_status *status, FILE *out)
 {
     char bytes[16], experts[64];
-    fprintf(out, "\n%-14s %-28s %10s %9s %12s %12s\n", "worker", "experts", "held", "requests",
+    fprintf(out, "\n%-14s %-36s %10s %9s %12s %12s\n", "worker", "experts", "held", "requests",
             "compute ms", "wire ms");
     for (uint32_t i = 0; i < status->n_workers; i++) {
         const struct coord_worker_status *w = &status->workers[i];
@@ -80,7 +80,7 @@ static void report_hosts(const struct coord_status *status, FILE *out)
             continue;
         coord_format_bytes(w->weight_bytes, bytes);
         coord_format_experts(w, experts);
-        fprintf(out, "%-14s %-28s %10s %9.2f %12.3f %12.3f\n", w->name, experts, bytes,
+        fprintf(out, "%-14s %-36s %10s %9.2f %12.3f %12.3f\n", w->name, experts, bytes,
                 w->batches ? (double)w->experts.requests / (double)w->batches : 0.0,
                 per_batch(w->experts.compute_ns, w->batches),
                 per_batch(w->experts.wire_ns, w->batches));

@@ -14,7 +14,8 @@ void coord_report_workers(const struct coord_status *status, FILE *out);
 /* "1.23 GB", "45.6 MB", "789 kB" into text. */
 void coord_format_bytes(uint64_t bytes, char text[16]);
 
-/* "experts 0-63 of 1-47", with "1/2" in front where it is the first of two slices; "-": none. */
+/* "experts 0-63 of layers 1-47", with "1/2 of" in front where it is the first of two slices; "-":
+ * none. */
 void coord_format_experts(const struct coord_worker_status *w, char text[64]);
 
 /* "0-11", with "embed" and "head" where the worker holds them: "embed 0-5", "6-11 head". */

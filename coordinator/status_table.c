@@ -6,7 +6,7 @@
 #include "coordinator/report.h"
 
 #define N_COLUMNS  10
-#define CELL_BYTES 72
+#define CELL_BYTES 104
 
 static const char *const titles[N_COLUMNS] = {
     "worker",           "state",          "holds",        "memory", "threads", "isa", "rtt ms",

@@ -5,9 +5,9 @@
 
 #include "coordinator/engine.h"
 
-/* A line for each worker, columns lined up: state, layers or experts, memory held, threads, instruction set,
- * round trip, and milliseconds of compute, queue and wire a token (of all tokens since the last
- * coord_engine_reset_times, prompts' included). Stages come first, in order. */
+/* A line for each worker, columns lined up: state, layers or experts, memory held, threads,
+ * instruction set, round trip, and milliseconds of compute, queue and wire a token (of all tokens
+ * since the last coord_engine_reset_times, prompts' included). Stages come first, in order. */
 void coord_status_table(FILE *out, const struct coord_status *status);
 
 /* Which experts are chosen most and least, by their share of their layer's choices; nothing where

@@ -23,6 +23,8 @@ struct net_payload;
  * it. NULL on lack of memory (then done is not called). */
 struct net_payload *net_payload_wrap(void *data, size_t len, void (*done)(void *data, void *arg),
                                      void *arg);
+/* A copy of the bytes; NULL on lack of memory. */
+struct net_payload *net_payload_copy(const void *data, size_t len);
 const void *net_payload_data(const struct net_payload *payload);
 size_t net_payload_len(const struct net_payload *payload);
 /* Any thread. NULL is allowed. */

@@ -3,6 +3,7 @@
 
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct net_payload {
     zmq_msg_t msg;
@@ -44,6 +45,25 @@ fail:
     free(payload);
     free(owner);
     return NULL;
+}
+
+static void free_copy(void *data, void *arg)
+{
+    (void)arg;
+    free(data);
+}
+
+struct net_payload *net_payload_copy(const void *data, size_t len)
+{
+    void *copy = malloc(len ? len : 1);
+    if (!copy)
+        return NULL;
+    if (len)
+        memcpy(copy, data, len);
+    struct net_payload *payload = net_payload_wrap(copy, len, free_copy, NULL);
+    if (!payload)
+        free(copy);
+    return payload;
 }
 
 struct net_payload *net__payload_adopt(zmq_msg_t *msg)

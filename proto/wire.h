@@ -114,7 +114,7 @@ struct proto_load {
     struct proto_host *hosts; /* all workers that hold experts */
     uint32_t n_hosts;
     uint32_t self;            /* this worker's number among them, or PROTO_NO_HOST */
-    struct proto_part *parts; /* the experts of all hosts; none: stages hold those of their layers */
+    struct proto_part *parts; /* experts of all hosts; none: stages hold their layers' */
     uint32_t n_parts;
     uint8_t (*askers)[PROTO_KEY_BYTES]; /* keys of the stages that may ask this host */
     uint32_t n_askers;

@@ -127,4 +127,11 @@ int64_t shard_gguf_int_element(const struct shard_gguf_value *value, size_t i);
 enum proto_status shard_gguf_card(const struct shard_gguf *gguf, void **bytes, size_t *len,
                                   struct proto_error *error);
 
+/* The card of a model that has other types: type_of says each tensor's. */
+typedef const struct kern_type_info *shard_gguf_type_fn(const void *arg,
+                                                        const struct shard_tensor *tensor);
+enum proto_status shard_gguf_card_as(const struct shard_gguf *gguf, shard_gguf_type_fn *type_of,
+                                     const void *arg, void **bytes, size_t *len,
+                                     struct proto_error *error);
+
 #endif

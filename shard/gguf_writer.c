@@ -247,8 +247,9 @@ static bool in_card(const struct shard_gguf_string *key)
     return true;
 }
 
-enum proto_status shard_gguf_card(const struct shard_gguf *gguf, void **bytes, size_t *len,
-                                  struct proto_error *error)
+enum proto_status shard_gguf_card_as(const struct shard_gguf *gguf, shard_gguf_type_fn *type_of,
+                                     const void *arg, void **bytes, size_t *len,
+                                     struct proto_error *error)
 {
     struct shard_gguf_writer *w = shard_gguf_writer_create();
     for (size_t i = 0; i < shard_gguf_n_values(gguf); i++) {
@@ -258,9 +259,22 @@ enum proto_status shard_gguf_card(const struct shard_gguf *gguf, void **bytes, s
     }
     for (size_t i = 0; i < shard_gguf_n_tensors(gguf); i++) {
         const struct shard_tensor *tensor = shard_gguf_tensor(gguf, i);
-        shard_gguf_writer_tensor(w, tensor->name, tensor->type, tensor->n_dims, tensor->dims);
+        shard_gguf_writer_tensor(w, tensor->name, type_of(arg, tensor), tensor->n_dims,
+                                 tensor->dims);
     }
     enum proto_status status = shard_gguf_writer_header(w, bytes, len, error);
     shard_gguf_writer_destroy(w);
     return status;
+}
+
+static const struct kern_type_info *own_type(const void *unused, const struct shard_tensor *tensor)
+{
+    (void)unused;
+    return tensor->type;
+}
+
+enum proto_status shard_gguf_card(const struct shard_gguf *gguf, void **bytes, size_t *len,
+                                  struct proto_error *error)
+{
+    return shard_gguf_card_as(gguf, own_type, NULL, bytes, len, error);
 }

@@ -300,38 +300,36 @@ static enum proto_status write_beside(const struct shard_mkmodel_options *option
     return status;
 }
 
-static enum proto_status find_type(const char *name, const struct kern_type_info **out,
+/* A type's name is of a model whose matrices all have it, a mixture's of a mixture. */
+static enum proto_status find_type(const char *name, struct shard_mixture *out,
                                    struct proto_error *error)
 {
-    *out = kern_type_by_name(name);
-    if (*out)
-        return PROTO_OK;
-    char list[256] = "";
-    size_t n, len = 0;
-    const struct kern_type_info *types = kern_type_all(&n);
-    for (size_t i = 0; i < n && len < sizeof list; i++)
-        len += (size_t)snprintf(list + len, sizeof list - len, " %s", types[i].name);
-    return proto_fail(error, PROTO_INVALID, "no tensor type is named \"%.64s\", expected one of:%s",
-                      name, list);
+    const struct kern_type_info *type = kern_type_by_name(name);
+    if (!type)
+        return shard_mixture_read(out, name, error);
+    *out = shard_mixture_uniform(type);
+    return PROTO_OK;
 }
 
 enum proto_status shard_mkmodel(const struct shard_mkmodel_options *options, const char *path,
                                 char digest[65], struct proto_error *error)
 {
-    struct shard__dims dims;
+    struct shard_dims dims;
     struct shard__spec spec = {0};
-    const struct kern_type_info *type = NULL;
+    struct shard_mixture mixture;
     digest[0] = '\0';
     if (sodium_init() < 0)
         return proto_fail(error, PROTO_IO, "libsodium finds no source of random numbers");
     enum proto_status status =
-        shard__dims_read(&dims, options->preset, options->sets, options->n_sets, error);
+        shard_dims_read(&dims, options->preset, options->sets, options->n_sets, error);
     if (!status)
-        status = find_type(options->type, &type, error);
+        status = find_type(options->type, &mixture, error);
     if (!status)
         status = check_target(path, error);
     if (!status)
-        status = shard__spec_init(&spec, &dims, type, error);
+        status = shard__spec_init(&spec, &dims, &mixture, error);
+    if (!status)
+        status = shard__spec_vocab(spec.writer, dims.vocab, error);
     if (!status)
         status = write_beside(options, &spec, path, digest, error);
     shard__spec_finish(&spec);

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "shard/mkmodel_spec.h"
 
@@ -17,13 +18,10 @@
 #define K256                                                                                       \
     .layers = 2, .embd = 256, .heads = 8, .kv = 2, .hd = 32, .ff = 512, .vocab = 512, .ctx = 4096, \
     .theta = 10000, .eps = 1e-5
-#define LLAMA4_400B                                                                                \
-    .layers = 48, .embd = 5120, .heads = 40, .kv = 8, .hd = 128, .ff = 16384, .vocab = 202048,     \
-    .theta = 500000, .eps = 1e-5, .used = 1, .ffe = 8192
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Woverride-init"
-static const struct shard__dims presets[] = {
+static const struct shard_dims presets[] = {
     {"llama2-tiny", "llama", TINY, .kv = 4},
     {"llama3-tiny", "llama", TINY, .theta = 500000, .rope_freqs = 1},
     {"mixtral-tiny", "llama", TINY, .experts = 8, .used = 2},
@@ -41,10 +39,10 @@ static const struct shard__dims presets[] = {
     {"gpt-oss-tiny", "gpt-oss", TINY, .theta = 150000, .hd = 32, .experts = 8, .used = 4, .ffe = 64,
      .swa = 32},
     {"qwen35moe-tiny", "qwen35moe", TINY, .layers = 5, .theta = 10000000, .hd = 32, .experts = 16,
-     .used = 4, .ffe = 64, .ffs = 64},
-    {"gemma4-tiny", "gemma4", TINY, .layers = 6, .theta = 1000000, .hd = 32, .swa = 32},
+     .used = 4, .ffe = 64, .ffs = 64, .every = 4, .dkeys = 4, .dvalues = 8, .dhead = 32},
+    {"gemma4-tiny", "gemma4", TINY, .layers = 6, .theta = 1000000, .hd = 32, .swa = 32, .every = 3},
     {"gemma4-e-tiny", "gemma4", TINY, .layers = 6, .theta = 1000000, .hd = 32, .swa = 32,
-     .layer_input = 32, .shared_kv = 3},
+     .layer_input = 32, .shared_kv = 3, .every = 3},
     {"glm4moe-tiny", "glm4moe", TINY, .theta = 1000000, .experts = 16, .used = 4, .ffe = 64,
      .dense = 1, .shared = 1},
     {"llama-k", "llama", K256},
@@ -52,7 +50,7 @@ static const struct shard__dims presets[] = {
      .used = 1, .ffe = 256, .step = 2},
     {"qwen3moe-k", "qwen3moe", K256, .theta = 1000000, .hd = 64, .experts = 8, .used = 2,
      .ffe = 256},
-    /* For measuring, and full-size shapes to be written sparse. */
+    /* For measuring. */
     {"llama-1b", "llama", .layers = 16, .embd = 2048, .heads = 32, .kv = 8, .hd = 64, .ff = 8192,
      .vocab = 32768, .ctx = 8192, .theta = 500000, .eps = 1e-5},
     {"llama-3b", "llama", .layers = 28, .embd = 3072, .heads = 24, .kv = 8, .hd = 128, .ff = 8192,
@@ -63,8 +61,6 @@ static const struct shard__dims presets[] = {
     {"qwen3moe-3b", "qwen3moe", .layers = 16, .embd = 2048, .heads = 32, .kv = 4, .hd = 64,
      .ff = 4096, .vocab = 32768, .ctx = 8192, .theta = 1000000, .eps = 1e-6, .experts = 64,
      .used = 8, .ffe = 512},
-    {"maverick", "llama4", LLAMA4_400B, .ctx = 1048576, .experts = 128, .step = 2},
-    {"scout", "llama4", LLAMA4_400B, .ctx = 10485760, .experts = 16, .step = 1, .rope_freqs = 1},
 };
 #pragma GCC diagnostic pop
 
@@ -80,11 +76,11 @@ struct setting {
 
 #define INTEGER(field, min, max)                                                                   \
     {                                                                                              \
-#field, offsetof(struct shard__dims, field), min, max, false                               \
+#field, offsetof(struct shard_dims, field), min, max, false                                \
     }
 #define REAL(field)                                                                                \
     {                                                                                              \
-#field, offsetof(struct shard__dims, field), 0, 0, true                                    \
+#field, offsetof(struct shard_dims, field), 0, 0, true                                     \
     }
 
 static const struct setting settings[] = {
@@ -116,14 +112,24 @@ static const struct setting settings[] = {
     INTEGER(rope_freqs, 0, 1),
     INTEGER(layer_input, 0, PROTO_MAX_EMBD),
     INTEGER(shared_kv, 0, PROTO_MAX_LAYERS),
+    INTEGER(every, 0, PROTO_MAX_LAYERS),
+    INTEGER(kv_full, 0, PROTO_MAX_HEADS),
+    INTEGER(dkeys, 0, PROTO_MAX_HEADS),
+    INTEGER(dvalues, 0, PROTO_MAX_HEADS),
+    INTEGER(dhead, 0, PROTO_MAX_HEAD_DIM),
+    INTEGER(tied, 0, 1),
 };
 
 #define N_SETTINGS (sizeof settings / sizeof settings[0])
 
 void shard_mkmodel_list(FILE *out)
 {
+    size_t n;
+    const struct shard_dims *known = shard_dims_known(&n);
     for (size_t i = 0; i < N_PRESETS; i++)
         fprintf(out, "%s\n", presets[i].preset);
+    for (size_t i = 0; i < n; i++)
+        fprintf(out, "%s\n", known[i].preset);
 }
 
 /* Appends a word to a list that is cut where it does not fit. */
@@ -133,17 +139,28 @@ static void add_word(char *list, size_t size, const char *word)
     snprintf(list + len, size - len, "%s%s", len ? " " : "", word);
 }
 
-static enum proto_status find_preset(struct shard__dims *dims, const char *name,
+static bool find_row(struct shard_dims *dims, const struct shard_dims *rows, size_t n,
+                     const char *name, char *list, size_t size)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (!strcasecmp(rows[i].preset, name)) {
+            *dims = rows[i];
+            return true;
+        }
+        add_word(list, size, rows[i].preset);
+    }
+    return false;
+}
+
+static enum proto_status find_preset(struct shard_dims *dims, const char *name,
                                      struct proto_error *error)
 {
     char list[PROTO_ERROR_TEXT_BYTES] = "";
-    for (size_t i = 0; i < N_PRESETS; i++) {
-        if (!strcmp(presets[i].preset, name)) {
-            *dims = presets[i];
-            return PROTO_OK;
-        }
-        add_word(list, sizeof list, presets[i].preset);
-    }
+    size_t n;
+    const struct shard_dims *known = shard_dims_known(&n);
+    if (find_row(dims, presets, N_PRESETS, name, list, sizeof list) ||
+        find_row(dims, known, n, name, list, sizeof list))
+        return PROTO_OK;
     return proto_fail(error, PROTO_INVALID, "no preset is named \"%.64s\", expected one of: %s",
                       name, list);
 }
@@ -194,7 +211,7 @@ static enum proto_status set_integer(uint32_t *field, const struct setting *sett
     return PROTO_OK;
 }
 
-static enum proto_status apply(struct shard__dims *dims, const char *set, struct proto_error *error)
+static enum proto_status apply(struct shard_dims *dims, const char *set, struct proto_error *error)
 {
     const struct setting *setting = NULL;
     const char *value = NULL;
@@ -206,9 +223,24 @@ static enum proto_status apply(struct shard__dims *dims, const char *set, struct
                          : set_integer(field, setting, set, value, error);
 }
 
-enum proto_status shard__dims_read(struct shard__dims *dims, const char *preset,
-                                   const char *const *sets, size_t n_sets,
-                                   struct proto_error *error)
+/* Numbers that others are divided by. */
+static enum proto_status check_periods(const struct shard_dims *dims, struct proto_error *error)
+{
+    if (!strcmp(dims->arch, "llama4") && !dims->step)
+        return proto_fail(error, PROTO_INVALID,
+                          "preset %s has experts in every 0-th layer, expected at least 1: leave "
+                          "out --set step=0",
+                          dims->preset);
+    if ((!strcmp(dims->arch, "gemma4") || !strcmp(dims->arch, "qwen35moe")) && !dims->every)
+        return proto_fail(error, PROTO_INVALID,
+                          "preset %s has full attention in every 0-th layer, expected at least 1: "
+                          "leave out --set every=0",
+                          dims->preset);
+    return PROTO_OK;
+}
+
+enum proto_status shard_dims_read(struct shard_dims *dims, const char *preset,
+                                  const char *const *sets, size_t n_sets, struct proto_error *error)
 {
     enum proto_status status = find_preset(dims, preset, error);
     for (size_t i = 0; i < n_sets && !status; i++)
@@ -220,10 +252,5 @@ enum proto_status shard__dims_read(struct shard__dims *dims, const char *preset,
                           "preset %s with %" PRIu32 " experts uses 0 of them, expected at least 1: "
                           "add --set used=1",
                           preset, dims->experts);
-    if (!strcmp(dims->arch, "llama4") && !dims->step)
-        return proto_fail(error, PROTO_INVALID,
-                          "preset %s has experts in every 0-th layer, expected at least 1: leave "
-                          "out --set step=0",
-                          preset);
-    return PROTO_OK;
+    return check_periods(dims, error);
 }

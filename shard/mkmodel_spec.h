@@ -6,26 +6,9 @@
 #ifndef SHARD_MKMODEL_SPEC_H
 #define SHARD_MKMODEL_SPEC_H
 
+#include "shard/dims.h"
 #include "shard/gguf.h"
 #include "shard/gguf_writer.h"
-
-struct shard__dims {
-    const char *preset, *arch;
-    uint32_t layers, embd, heads, kv, hd, ff, vocab, ctx; /* hd: head dimension */
-    double theta, eps;                                    /* RoPE base; of the RMS norms */
-    uint32_t experts, used, ffe, step; /* ffe: width of an expert; step: every step-th layer */
-    uint32_t dense, shared, ffs;       /* leading dense layers; shared experts; their width */
-    uint32_t groups, groups_used;
-    uint32_t qlora, kvlora, nope, rope, vhd; /* latent attention */
-    uint32_t swa, rope_freqs;                /* sliding window; whether RoPE has factors */
-    uint32_t layer_input, shared_kv; /* gemma4: width of layers' own inputs; last layers that have
-                                        no K and V of their own */
-};
-
-/* Fills *dims from the preset's row and the "key=value" changes. */
-enum proto_status shard__dims_read(struct shard__dims *dims, const char *preset,
-                                   const char *const *sets, size_t n_sets,
-                                   struct proto_error *error);
 
 enum shard__rule {
     SHARD__UNIFORM, /* v(i) * float(sqrt(3) * std), or blocks of random bytes with set scales */
@@ -47,9 +30,9 @@ struct shard__spec {
     size_t n, capacity;
 };
 
-/* The metadata and tensors of a model; matrices in `type`. finish is allowed after a failure. */
-enum proto_status shard__spec_init(struct shard__spec *spec, const struct shard__dims *dims,
-                                   const struct kern_type_info *type, struct proto_error *error);
+/* The metadata and tensors of a model without its vocabulary. finish is allowed after a failure. */
+enum proto_status shard__spec_init(struct shard__spec *spec, const struct shard_dims *dims,
+                                   const struct shard_mixture *mixture, struct proto_error *error);
 void shard__spec_finish(struct shard__spec *spec);
 
 /* Adds a vocabulary of n tokens: specials, 256 bytes, letters and common pairs, fillers. */

@@ -17,10 +17,11 @@
 #define HEAD 4.0
 
 struct build {
-    const struct shard__dims *d;
-    const struct kern_type_info *type; /* of matrices */
+    const struct shard_dims *d;
+    const struct shard_mixture *mixture;
     struct shard__spec *spec;
     char prefix[24]; /* "blk.3." or "" */
+    uint32_t layer;
     enum proto_status status;
     struct proto_error *error;
 };
@@ -111,11 +112,39 @@ static void add(struct build *b, const char *name, const struct kern_type_info *
     b->spec->recipes[b->spec->n++] = recipe;
 }
 
+/* Whether there is no head but the embedding. */
+static bool is_tied(const struct build *b)
+{
+    return is(b, "gemma4") || b->d->tied;
+}
+
+static const struct kern_type_info *matrix_type(const struct build *b, const char *name,
+                                                const struct shape *shape)
+{
+    const struct shard_dims *d = b->d;
+    const struct shard_mixture_tensor tensor = {
+        .name = name,
+        .layer = b->layer,
+        .n_layers = d->layers,
+        .heads_per_kv = d->kv ? d->heads / d->kv : 1,
+        .n_experts = d->experts,
+        .row = shape->dims[0],
+        .experts = strstr(name, "_exps.weight") != NULL,
+        .is_head = !strcmp(name, is_tied(b) ? "token_embd.weight" : "output.weight"),
+    };
+    return shard_mixture_type(b->mixture, &tensor);
+}
+
+static void uniform(struct build *b, const char *name, struct shape shape, double std)
+{
+    add(b, name, matrix_type(b, name, &shape), shape,
+        (struct shard__recipe){.rule = SHARD__UNIFORM, .std = std});
+}
+
 /* A matrix (or stack of them) whose product with a vector of variance 1 has variance k^2. */
 static void scaled(struct build *b, const char *name, struct shape shape, double k)
 {
-    add(b, name, b->type, shape,
-        (struct shard__recipe){.rule = SHARD__UNIFORM, .std = k / sqrt((double)shape.dims[0])});
+    uniform(b, name, shape, k / sqrt((double)shape.dims[0]));
 }
 
 static void matrix(struct build *b, const char *name, struct shape shape)
@@ -174,7 +203,7 @@ static float decay(uint64_t i, uint64_t n)
 
 static void attention(struct build *b, bool bias, bool qk_norm, bool out_bias)
 {
-    const struct shard__dims *d = b->d;
+    const struct shard_dims *d = b->d;
     uint64_t q = (uint64_t)d->heads * d->hd, kv = (uint64_t)d->kv * d->hd;
     scaled(b, "attn_q.weight", MATRIX(q, d->embd), QK);
     scaled(b, "attn_k.weight", MATRIX(kv, d->embd), QK);
@@ -219,7 +248,7 @@ static void shared_expert(struct build *b, uint64_t width)
 /* llama, llama4, qwen2, qwen3, qwen3moe */
 static void plain_layer(struct build *b, uint32_t i)
 {
-    const struct shard__dims *d = b->d;
+    const struct shard_dims *d = b->d;
     attention(b, is(b, "qwen2"), is(b, "qwen3") || is(b, "qwen3moe"), false);
     norm(b, "ffn_norm.weight", d->embd);
     if (is(b, "llama4") && (i + 1) % d->step == 0) {
@@ -248,10 +277,15 @@ static void dense_or_experts(struct build *b, uint32_t i)
 
 static void deepseek2_layer(struct build *b, uint32_t i)
 {
-    const struct shard__dims *d = b->d;
-    matrix(b, "attn_q_a.weight", MATRIX(d->qlora, d->embd));
-    norm(b, "attn_q_a_norm.weight", d->qlora);
-    scaled(b, "attn_q_b.weight", MATRIX((uint64_t)d->heads * (d->nope + d->rope), d->qlora), QK);
+    const struct shard_dims *d = b->d;
+    const uint64_t q = (uint64_t)d->heads * (d->nope + d->rope);
+    if (d->qlora) {
+        matrix(b, "attn_q_a.weight", MATRIX(d->qlora, d->embd));
+        norm(b, "attn_q_a_norm.weight", d->qlora);
+        scaled(b, "attn_q_b.weight", MATRIX(q, d->qlora), QK);
+    } else {
+        scaled(b, "attn_q.weight", MATRIX(q, d->embd), QK);
+    }
     scaled(b, "attn_kv_a_mqa.weight", MATRIX((uint64_t)d->kvlora + d->rope, d->embd), QK);
     norm(b, "attn_kv_a_norm.weight", d->kvlora);
     scaled(b, "attn_k_b.weight", STACK(d->heads, d->kvlora, d->nope), QK);
@@ -263,7 +297,7 @@ static void deepseek2_layer(struct build *b, uint32_t i)
 
 static void gpt_oss_layer(struct build *b)
 {
-    const struct shard__dims *d = b->d;
+    const struct shard_dims *d = b->d;
     attention(b, true, false, true);
     floats(b, "attn_sinks.weight", VECTOR(d->heads), 1.0);
     norm(b, "post_attention_norm.weight", d->embd);
@@ -276,7 +310,7 @@ static void gpt_oss_layer(struct build *b)
 
 static void qwen35moe_attention(struct build *b)
 {
-    const struct shard__dims *d = b->d;
+    const struct shard_dims *d = b->d;
     uint64_t q = (uint64_t)d->heads * d->hd, kv = (uint64_t)d->kv * d->hd;
     scaled(b, "attn_q.weight", MATRIX(2 * q, d->embd), QK); /* query and gate */
     scaled(b, "attn_k.weight", MATRIX(kv, d->embd), QK);
@@ -288,8 +322,8 @@ static void qwen35moe_attention(struct build *b)
 
 static void qwen35moe_linear_attention(struct build *b)
 {
-    const uint64_t head = 32, n_key = 4, n_value = 8;
-    const uint64_t key = head * n_key, value = head * n_value, embd = b->d->embd;
+    const uint64_t head = b->d->dhead, n_value = b->d->dvalues;
+    const uint64_t key = head * b->d->dkeys, value = head * n_value, embd = b->d->embd;
     matrix(b, "attn_qkv.weight", MATRIX(2 * key + value, embd));
     matrix(b, "attn_gate.weight", MATRIX(value, embd));
     floats(b, "ssm_conv1d.weight", MATRIX(2 * key + value, 4), 0.5);
@@ -303,32 +337,53 @@ static void qwen35moe_linear_attention(struct build *b)
 
 static void qwen35moe_layer(struct build *b, uint32_t i)
 {
-    const struct shard__dims *d = b->d;
+    const struct shard_dims *d = b->d;
     norm(b, "post_attention_norm.weight", d->embd);
-    if ((i + 1) % 4 == 0)
+    if ((i + 1) % d->every == 0)
         qwen35moe_attention(b);
     else
         qwen35moe_linear_attention(b);
+    if (i < d->dense) {
+        dense_ffn(b);
+        return;
+    }
     experts(b, d->ffe);
     floats(b, "ffn_gate_inp_shexp.weight", VECTOR(d->embd), 1 / sqrt((double)d->embd));
     shared_expert(b, d->ffs);
 }
 
-static bool gemma4_slides(uint32_t layer)
+static bool gemma4_slides(const struct shard_dims *d, uint32_t layer)
 {
-    return (layer + 1) % 3 != 0;
+    return (layer + 1) % d->every != 0;
+}
+
+static uint32_t gemma4_kv(const struct shard_dims *d, uint32_t layer)
+{
+    return d->kv_full && !gemma4_slides(d, layer) ? d->kv_full : d->kv;
+}
+
+/* Beside the dense FFN. */
+static void gemma4_experts(struct build *b)
+{
+    const struct shard_dims *d = b->d;
+    experts(b, d->ffe);
+    norm(b, "ffn_gate_inp.scale", d->embd);
+    norm(b, "ffn_down_exps.scale", d->experts);
+    norm(b, "pre_ffw_norm_2.weight", d->embd);
+    norm(b, "post_ffw_norm_1.weight", d->embd);
+    norm(b, "post_ffw_norm_2.weight", d->embd);
 }
 
 static void gemma4_layer(struct build *b, uint32_t i)
 {
-    const struct shard__dims *d = b->d;
-    uint64_t head = gemma4_slides(i) ? d->hd / 2 : d->hd;
+    const struct shard_dims *d = b->d;
+    uint64_t head = gemma4_slides(d, i) ? d->hd / 2 : d->hd, kv = gemma4_kv(d, i) * head;
     bool own_kv = i + d->shared_kv < d->layers;
     matrix(b, "attn_q.weight", MATRIX(d->heads * head, d->embd));
     if (own_kv)
-        matrix(b, "attn_k.weight", MATRIX(d->kv * head, d->embd));
-    if (own_kv && gemma4_slides(i)) /* elsewhere V is the projection of K */
-        matrix(b, "attn_v.weight", MATRIX(d->kv * head, d->embd));
+        matrix(b, "attn_k.weight", MATRIX(kv, d->embd));
+    if (own_kv && gemma4_slides(d, i)) /* elsewhere V is the projection of K */
+        matrix(b, "attn_v.weight", MATRIX(kv, d->embd));
     matrix(b, "attn_output.weight", MATRIX(d->embd, d->heads * head));
     norm(b, "attn_q_norm.weight", head);
     if (own_kv)
@@ -337,6 +392,8 @@ static void gemma4_layer(struct build *b, uint32_t i)
     floats(b, "layer_output_scale.weight", VECTOR(1), 0.3);
     norm(b, "ffn_norm.weight", d->embd);
     dense_ffn(b);
+    if (d->experts)
+        gemma4_experts(b);
     norm(b, "post_ffw_norm.weight", d->embd);
     if (d->layer_input) {
         matrix(b, "inp_gate.weight", MATRIX(d->layer_input, d->embd));
@@ -348,6 +405,7 @@ static void gemma4_layer(struct build *b, uint32_t i)
 static void layer(struct build *b, uint32_t i)
 {
     snprintf(b->prefix, sizeof b->prefix, "blk.%" PRIu32 ".", i);
+    b->layer = i;
     norm(b, "attn_norm.weight", b->d->embd);
     if (is(b, "deepseek2")) {
         deepseek2_layer(b, i);
@@ -368,7 +426,7 @@ static void layer(struct build *b, uint32_t i)
 
 static void common_keys(struct build *b)
 {
-    const struct shard__dims *d = b->d;
+    const struct shard_dims *d = b->d;
     shard_gguf_writer_str(b->spec->writer, "general.architecture", d->arch);
     shard_gguf_writer_str(b->spec->writer, "general.name", d->preset);
     u32(b, "block_count", d->layers);
@@ -380,7 +438,8 @@ static void common_keys(struct build *b)
     f32(b, "attention.layer_norm_rms_epsilon", d->eps);
     f32(b, "rope.freq_base", d->theta);
     if (!is(b, "deepseek2")) {
-        u32(b, "attention.head_count_kv", d->kv);
+        if (!d->kv_full)
+            u32(b, "attention.head_count_kv", d->kv);
         u32(b, "attention.key_length", d->hd);
         u32(b, "attention.value_length", d->hd);
         if (!is(b, "qwen35moe"))
@@ -409,13 +468,14 @@ static void yarn_keys(struct build *b, double factor)
 /* Latent attention, stored absorbed: one KV head of kvlora + rope values. */
 static void deepseek2_keys(struct build *b)
 {
-    const struct shard__dims *d = b->d;
+    const struct shard_dims *d = b->d;
     u32(b, "attention.head_count_kv", 1);
     u32(b, "attention.key_length", d->kvlora + d->rope);
     u32(b, "attention.value_length", d->kvlora);
     u32(b, "attention.key_length_mla", d->nope + d->rope);
     u32(b, "attention.value_length_mla", d->vhd);
-    u32(b, "attention.q_lora_rank", d->qlora);
+    if (d->qlora)
+        u32(b, "attention.q_lora_rank", d->qlora);
     u32(b, "attention.kv_lora_rank", d->kvlora);
     u32(b, "rope.dimension_count", d->rope);
     u32(b, "leading_dense_block_count", d->dense);
@@ -444,19 +504,27 @@ static void qwen35moe_keys(struct build *b)
     shard_gguf_writer_i32s(b->spec->writer, own(b, "rope.dimension_sections").text,
                            (int32_t[]){hd / 8, hd / 16, hd / 16, 0}, 4);
     u32(b, "ssm.conv_kernel", 4);
-    u32(b, "ssm.inner_size", 256);
-    u32(b, "ssm.state_size", 32);
-    u32(b, "ssm.time_step_rank", 8);
-    u32(b, "ssm.group_count", 4);
-    u32(b, "full_attention_interval", 4);
+    u32(b, "ssm.inner_size", b->d->dvalues * b->d->dhead);
+    u32(b, "ssm.state_size", b->d->dhead);
+    u32(b, "ssm.time_step_rank", b->d->dvalues);
+    u32(b, "ssm.group_count", b->d->dkeys);
+    u32(b, "full_attention_interval", b->d->every);
+    if (b->d->dense)
+        u32(b, "leading_dense_block_count", b->d->dense);
 }
 
 static void gemma4_keys(struct build *b)
 {
     bool slides[PROTO_MAX_LAYERS];
+    int32_t kv[PROTO_MAX_LAYERS];
     uint32_t half = b->d->hd / 2;
-    for (uint32_t i = 0; i < b->d->layers; i++)
-        slides[i] = gemma4_slides(i);
+    for (uint32_t i = 0; i < b->d->layers; i++) {
+        slides[i] = gemma4_slides(b->d, i);
+        kv[i] = (int32_t)gemma4_kv(b->d, i);
+    }
+    if (b->d->kv_full)
+        shard_gguf_writer_i32s(b->spec->writer, own(b, "attention.head_count_kv").text, kv,
+                               b->d->layers);
     u32(b, "attention.sliding_window", b->d->swa);
     u32(b, "embedding_length_per_layer_input", b->d->layer_input);
     if (b->d->shared_kv)
@@ -497,21 +565,20 @@ static void own_keys(struct build *b)
 /* What inputs of layers are made of, of all layers side by side. */
 static void layer_input_tensors(struct build *b)
 {
-    const struct shard__dims *d = b->d;
+    const struct shard_dims *d = b->d;
     uint64_t width = (uint64_t)d->layers * d->layer_input;
-    add(b, "per_layer_token_embd.weight", b->type, MATRIX(d->vocab, width),
-        (struct shard__recipe){.rule = SHARD__UNIFORM, .std = 1 / sqrt((double)d->layer_input)});
+    uniform(b, "per_layer_token_embd.weight", MATRIX(d->vocab, width),
+            1 / sqrt((double)d->layer_input));
     matrix(b, "per_layer_model_proj.weight", MATRIX(width, d->embd));
     norm(b, "per_layer_proj_norm.weight", d->layer_input);
 }
 
 static void model_tensors(struct build *b)
 {
-    const struct shard__dims *d = b->d;
-    add(b, "token_embd.weight", b->type, MATRIX(d->vocab, d->embd),
-        (struct shard__recipe){.rule = SHARD__UNIFORM, .std = 1.0});
+    const struct shard_dims *d = b->d;
+    uniform(b, "token_embd.weight", MATRIX(d->vocab, d->embd), 1.0);
     norm(b, "output_norm.weight", d->embd);
-    if (!is(b, "gemma4"))
+    if (!is_tied(b))
         scaled(b, "output.weight", MATRIX(d->vocab, d->embd), HEAD);
     if (is(b, "gemma4"))
         given(b, "rope_freqs.weight", d->hd / 2, rope_factor_partial);
@@ -521,17 +588,17 @@ static void model_tensors(struct build *b)
         layer_input_tensors(b);
 }
 
-enum proto_status shard__spec_init(struct shard__spec *spec, const struct shard__dims *dims,
-                                   const struct kern_type_info *type, struct proto_error *error)
+enum proto_status shard__spec_init(struct shard__spec *spec, const struct shard_dims *dims,
+                                   const struct shard_mixture *mixture, struct proto_error *error)
 {
     *spec = (struct shard__spec){.writer = shard_gguf_writer_create()};
-    struct build b = {.d = dims, .type = type, .spec = spec, .error = error};
+    struct build b = {.d = dims, .mixture = mixture, .spec = spec, .error = error};
     common_keys(&b);
     own_keys(&b);
     model_tensors(&b);
     for (uint32_t i = 0; i < dims->layers; i++)
         layer(&b, i);
-    return b.status ? b.status : shard__spec_vocab(spec->writer, dims->vocab, error);
+    return b.status;
 }
 
 void shard__spec_finish(struct shard__spec *spec)
@@ -541,4 +608,18 @@ void shard__spec_finish(struct shard__spec *spec)
         free(spec->recipes[i].values);
     free(spec->recipes);
     *spec = (struct shard__spec){0};
+}
+
+enum proto_status shard_dims_header(const struct shard_dims *dims,
+                                    const struct shard_mixture *mixture, void **bytes, size_t *len,
+                                    struct proto_error *error)
+{
+    struct shard__spec spec;
+    *bytes = NULL;
+    *len = 0;
+    enum proto_status status = shard__spec_init(&spec, dims, mixture, error);
+    if (!status)
+        status = shard_gguf_writer_header(spec.writer, bytes, len, error);
+    shard__spec_finish(&spec);
+    return status;
 }

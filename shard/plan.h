@@ -32,7 +32,8 @@ struct shard_plan {
     uint32_t n_hosts;
     struct shard_plan_host *hosts;
     uint32_t n_parts;
-    struct shard_expert_part *parts; /* of the hosts; none: stages hold the experts of their layers */
+    struct shard_expert_part
+        *parts; /* of the hosts; none: stages hold the experts of their layers */
 };
 
 enum shard_split_kind { SHARD_SPLIT_AUTO, SHARD_SPLIT_LAYERS, SHARD_SPLIT_EXPERTS };
@@ -44,10 +45,10 @@ struct shard_plan_options {
     uint32_t max_rows;  /* rows of a batch */
     const char *layers; /* "0-11,12-23": explicit ranges for workers in order, or NULL */
     /*
-     * AUTO: by layers. EXPERTS: the first `stages` workers are stages, and the others hold all routed experts: whole
-     * ones, or one of `slices` of each, on `replicas` workers. Each stage has hosts of its own, as
-     * many as the others; where there are fewer hosts than stages they serve all of them. A number
-     * of 0 means 1, and as many stages as `layers` has ranges.
+     * AUTO: by layers. EXPERTS: the first `stages` workers are stages, and the others hold all
+     * routed experts: whole ones, or one of `slices` of each, on `replicas` workers. Each stage has
+     * hosts of its own, as many as the others; where there are fewer hosts than stages they serve
+     * all of them. A number of 0 means 1, and as many stages as `layers` has ranges.
      */
     enum shard_split_kind split;
     uint32_t stages, slices, replicas;

@@ -207,12 +207,6 @@ enum proto_status worker_asker_connect(struct worker_asker *asker, const struct 
 
 /* ---- asking ---- */
 
-static void free_bytes(void *data, void *arg)
-{
-    (void)arg;
-    free(data);
-}
-
 static struct host *find_host(struct worker_asker *asker, uint32_t number)
 {
     for (uint32_t i = 0; i < asker->n_hosts; i++)
@@ -234,13 +228,9 @@ static enum proto_status send_request(void *arg, uint32_t number, uint32_t layer
     struct host *host = find_host(asker, number);
     if (!host)
         return proto_fail(error, PROTO_LOST, "no worker is connected that holds the experts");
-    void *copy = malloc(len ? len : 1);
-    struct net_payload *payload = copy ? net_payload_wrap(copy, len, free_bytes, NULL) : NULL;
-    if (!payload) {
-        free(copy);
+    struct net_payload *payload = net_payload_copy(bytes, len);
+    if (!payload)
         return proto_fail_nomem(error, len, "a request for experts");
-    }
-    memcpy(copy, bytes, len);
     struct proto_msg msg = {
         .kind = PROTO_MSG_EXPERTS,
         .experts = {.epoch = asker->epoch, .number = ++asker->last_number, .layer = layer}};

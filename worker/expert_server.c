@@ -48,12 +48,6 @@ static bool admit(struct worker_expert_server *server, const struct net_received
     return asker != NULL;
 }
 
-static void free_bytes(void *data, void *arg)
-{
-    (void)arg;
-    free(data);
-}
-
 static enum proto_status compute(struct worker_expert_server *server,
                                  const struct net_received *request, struct net_payload **answer,
                                  struct proto_error *error)
@@ -66,14 +60,8 @@ static enum proto_status compute(struct worker_expert_server *server,
                                                       bytes, request_len, &data, &len, error);
     if (status != PROTO_OK)
         return status;
-    void *copy = malloc(len ? len : 1);
-    *answer = copy ? net_payload_wrap(copy, len, free_bytes, NULL) : NULL;
-    if (!*answer) {
-        free(copy);
-        return proto_fail_nomem(error, len, "an answer");
-    }
-    memcpy(copy, data, len);
-    return PROTO_OK;
+    *answer = net_payload_copy(data, len);
+    return *answer ? PROTO_OK : proto_fail_nomem(error, len, "an answer");
 }
 
 static void send_answer(struct worker_expert_server *server, net_peer to,
@@ -96,8 +84,8 @@ static void answer_request(struct worker_expert_server *server, const struct net
     if (msg.experts_done.status != PROTO_OK)
         msg.experts_done.text = error.text;
     msg.experts_done.compute_ns = net_now_ns() - started_ns;
-    send_answer(server, request->from, &msg, &payload);
     atomic_fetch_add(&server->n_answered, 1);
+    send_answer(server, request->from, &msg, &payload);
 }
 
 /* Strangers get no answer, nor does who asks for another plan. */

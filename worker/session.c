@@ -346,12 +346,6 @@ static void take_measure(struct session *s, const struct proto_measure *measure)
         tell_failed(s, 0, &error);
 }
 
-static void free_counts(void *data, void *arg)
-{
-    (void)arg;
-    free(data);
-}
-
 static void take_usage(struct session *s)
 {
     const struct worker_slice *slice = worker_loader_slice(s->loader);
@@ -365,14 +359,13 @@ static void take_usage(struct session *s)
                  .n_experts = slice->model->n_experts}};
     size_t bytes = (size_t)msg.used.n_layers * msg.used.n_experts * sizeof(uint32_t);
     uint32_t *counts = malloc(bytes + 1);
-    struct net_payload *payload =
-        counts ? net_payload_wrap(counts, bytes, free_counts, NULL) : NULL;
-    if (!payload) {
-        free(counts);
+    if (!counts)
         return;
-    }
     worker_exec_usage(slice->exec, counts);
-    net_link_send(s->coordinator, 0, &msg, &payload, NULL);
+    struct net_payload *payload = net_payload_copy(counts, bytes);
+    free(counts);
+    if (payload)
+        net_link_send(s->coordinator, 0, &msg, &payload, NULL);
 }
 
 static void take_goodbye(struct session *s)

@@ -17,7 +17,7 @@ struct worker_slice {
     struct shard_gguf *gguf;
     struct shard_model *model;
     struct shard_expert_part *parts; /* the load's */
-    struct shard_program *program; /* the stage's, NULL: none */
+    struct shard_program *program;   /* the stage's, NULL: none */
     struct worker_weights weights;
     struct shard_kv *kv;
     struct worker_exec *exec;
@@ -25,7 +25,7 @@ struct worker_slice {
     struct worker_weights host_weights;
     struct worker_expert_host *host;
     struct worker_remote remote; /* the executor's */
-    struct proto_load load; /* what was asked for; strings and arrays are not kept */
+    struct proto_load load;      /* what was asked for; strings and arrays are not kept */
     uint64_t weight_bytes, kv_limit_bytes, scratch_bytes; /* of both */
 };
 

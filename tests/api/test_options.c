@@ -106,6 +106,11 @@ static void test_bad(void)
         {"--ctx 99999999999999999999", "--ctx 99999999999999999999: expected"},
         {"--kv q8", "--kv q8: expected f32, f16, q8_0 or q4_0"},
         {"--exact no", "--exact no: expected on or off"},
+        {"--split rows", "--split rows: expected auto, layers or experts"},
+        {"--split", "--split needs a value"},
+        {"--stages 0", "--stages 0: expected a whole number from 1"},
+        {"--expert-slices 65", "--expert-slices 65: expected"},
+        {"--replicas x", "--replicas x: expected"},
         {"--exact", "--exact needs a value: --exact on|off"},
         {"--temp nan", "--temp nan: expected a number from 0 to 100"},
         {"--temp -0.5", "--temp -0.5: expected"},
@@ -159,6 +164,13 @@ static void test_engine(void)
     parse("-m f --exact off");
     CU_ASSERT_EQUAL(coord_cli_engine(&cli, &options, &keys, listen, &error), PROTO_OK);
     CU_ASSERT_TRUE(options.inexact);
+    parse("-m f --split experts --stages 2 --expert-slices 3 --replicas 4");
+    CU_ASSERT_EQUAL(coord_cli_engine(&cli, &options, &keys, listen, &error), PROTO_OK);
+    CU_ASSERT_EQUAL(options.split, SHARD_SPLIT_EXPERTS);
+    CU_ASSERT(options.stages == 2 && options.slices == 3 && options.replicas == 4);
+    parse("-m f --split layers --replicas 2");
+    CU_ASSERT_EQUAL(coord_cli_engine(&cli, &options, &keys, listen, &error), PROTO_INVALID);
+    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "--replicas is for --split experts"));
     parse("-m f --exact off --exact=on");
     CU_ASSERT_EQUAL(coord_cli_engine(&cli, &options, &keys, listen, &error), PROTO_OK);
     CU_ASSERT_FALSE(options.inexact);
@@ -234,7 +246,7 @@ static void test_table(void)
     CU_ASSERT_PTR_NOT_NULL(strstr(text, " 5.000 "));
     CU_ASSERT_PTR_NOT_NULL(strstr(text, "loading 25%"));
     CU_ASSERT_PTR_NOT_NULL(strstr(text, "2.50 GB"));
-    CU_ASSERT_PTR_NOT_NULL(strstr(text, " 1/2 of experts 0-7 of 0-11 "));
+    CU_ASSERT_PTR_NOT_NULL(strstr(text, " 1/2 of experts 0-7 of layers 0-11 "));
     size_t width = strcspn(text, "\n"), lines = 0;
     for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
         CU_ASSERT_EQUAL(strlen(line), width);

@@ -16,8 +16,8 @@ import subprocess
 import time
 
 POLL_S = 0.01
-REPORTS = re.compile(rb"(ERROR: (Address|Leak|Thread)Sanitizer|runtime error:|error WORKER-STATE|"
-                     rb"Assertion `)")
+REPORTS = re.compile(rb"((ERROR|WARNING): (Address|Leak|Thread)Sanitizer|runtime error:|"
+                     rb"error WORKER-STATE|Assertion `)")
 # Processes that a test starts, and their children, carry this in their environment.
 MARK = "CARAVAN_TEST_CASE"
 
@@ -173,7 +173,8 @@ class Case:
     def environment(self, name):
         home = self.dir / f"home-{name}"
         home.mkdir(exist_ok=True)
-        keep = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "TMPDIR")}
+        kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "TSAN_OPTIONS")
+        keep = {k: v for k, v in os.environ.items() if k in kept}
         return {**keep, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"),
                 "XDG_CONFIG_HOME": str(home / "config"), MARK: self.mark,
                 "ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}

@@ -124,7 +124,7 @@ def test_usage(case):
 
     def counted():
         usage = c.status()["expert_usage"]
-        return usage if usage and sum(map(sum, (x["rows"] for x in usage))) == 3 * 4 * rows else None
+        return usage if sum(sum(x["rows"]) for x in usage) == 3 * 4 * rows else None
     usage = case.until(counted, "the statistics")
     assert [layer["layer"] for layer in usage] == [0, 1, 2]
     assert all(len(layer["rows"]) == 16 and sum(layer["rows"]) == 4 * rows for layer in usage)
@@ -194,6 +194,37 @@ def test_leaving_host(case):
     c.start_worker(i)
     c.wait_ready()
     assert c.complete() == text
+
+
+def test_host_stopped_while_loading(case):
+    """A stage that waits for a host to know it is not held up when the plan starts anew."""
+    c = split_cluster(case, used_model(case))
+    c.start_server()
+    for i in (1, 2):
+        c.start_worker(i)
+    case.until(lambda: len((c.status() or {}).get("workers", [])) == 2, "two workers")
+    c.start_worker(3).wait_for("WORKER-JOINED")
+    c.workers[3].send(signal.SIGSTOP)
+    c.server.wait_for("COORD-WORKER-LOST name=w3")
+    c.workers[3].send(signal.SIGCONT)
+    c.wait_ready()
+    assert c.complete()
+
+
+def test_host_out_of_reach(case):
+    """A host that the coordinator reaches and the stage does not is named, with its address."""
+    c = split_cluster(case, used_model(case), workers=2)
+    c.start_server()
+    c.start_worker(1)
+    case.until(lambda: (c.status() or {}).get("workers"), "the first worker")
+    # Nobody listens at the address that it advertises.
+    case.start("w2", [*c.worker_argv(2), "--expert-listen", "127.0.0.1:0", "--advertise",
+                      "127.0.0.9:9"])
+    assert c.server.wait() == 1
+    last = c.server.err().strip().splitlines()[-1]
+    for words in ('worker "w1" could not load', '"w2", which holds experts 0-3 of layers 0-2',
+                  "cannot be reached at tcp://127.0.0.9:", "firewall"):
+        assert words in last, last
 
 
 def test_coordinator_returns(case):

@@ -12,14 +12,15 @@
 
 #define FIRST_TOKEN 300
 
-static char folder[] = "/tmp/caravan-engine-XXXXXX", model[64];
+static char folder[] = "/tmp/caravan-engine-XXXXXX", model[64], moe_model[64];
+static const char *used_model = model;
 static struct net_cluster_keys keys;
 static struct coord_engine *engine;
 static struct puppet puppet;
 
 static void start(const struct puppet_options *options)
 {
-    const struct coord_engine_options how = {.model_path = model,
+    const struct coord_engine_options how = {.model_path = used_model,
                                              .workers = 1,
                                              .listen = "tcp://127.0.0.1:0",
                                              .keys = &keys,
@@ -310,8 +311,12 @@ static void test_failed_batch(void)
 
 static void answer_with_noise(struct puppet *p, const struct proto_batch *batch)
 {
+    /* A host that no plan has. */
+    struct proto_host_time time = {.host = 200, .requests = 1};
     struct answer answer;
     make_answer(&answer, batch);
+    answer.msg.result.host_times = &time;
+    answer.msg.result.n_host_times = 1;
     answer.msg.result.batch += 1000;
     send_answer(p, &answer);
     answer.msg.result.batch -= 1000;
@@ -340,6 +345,10 @@ static void test_out_of_turn(void)
         {.kind = PROTO_MSG_LINK, .link = {.epoch = 1}},
         {.kind = PROTO_MSG_WELCOME, .welcome = {.ping_ms = 1, .deadline_ms = 1}},
         {.kind = PROTO_MSG_MEASURED, .measured = {.read_bytes_s = 1}},
+        {.kind = PROTO_MSG_EXPERTS, .experts = {.epoch = 1, .number = 1}},
+        {.kind = PROTO_MSG_EXPERTS_DONE, .experts_done = {.epoch = 1, .number = 1}},
+        {.kind = PROTO_MSG_USAGE},
+        {.kind = PROTO_MSG_USED, .used = {.epoch = 1, .n_layers = 2, .n_experts = 8}},
     };
     for (size_t i = 0; i < sizeof messages / sizeof *messages; i++)
         puppet_post(&puppet, &messages[i]);
@@ -365,6 +374,64 @@ static void answer_goodbye(struct puppet *p, const struct proto_batch *batch)
 static void test_goodbye(void)
 {
     check_given_up(answer_goodbye, "left the cluster");
+}
+
+/* ---- statistics of experts ---- */
+
+/* Counts for all layers of the model: expert i of a layer was chosen i times. */
+static void send_counts(struct puppet *p, uint64_t epoch, uint32_t layer_first)
+{
+    const struct shard_model *m = coord_engine_model(engine);
+    uint32_t counts[256];
+    size_t n = (size_t)m->n_layers * m->n_experts;
+    CU_ASSERT_FATAL(n > 0 && n <= 256);
+    for (size_t i = 0; i < n; i++)
+        counts[i] = (uint32_t)(i % m->n_experts);
+    struct proto_msg msg = {.kind = PROTO_MSG_USED,
+                            .used = {.epoch = epoch,
+                                     .layer_first = layer_first,
+                                     .n_layers = m->n_layers,
+                                     .n_experts = m->n_experts}};
+    puppet_send(p, &msg, counts, n * sizeof *counts);
+}
+
+/* Twice in each batch, and once for a plan that is not. */
+static void answer_and_count(struct puppet *p, const struct proto_batch *batch)
+{
+    send_counts(p, batch->epoch, 0);
+    send_counts(p, batch->epoch, 0);
+    send_counts(p, batch->epoch + 1, 0);
+    answer_well(p, batch);
+}
+
+static void test_usage(void)
+{
+    struct coord_status status;
+    struct proto_error error;
+    used_model = moe_model;
+    start_ready(answer_and_count);
+    check_generates();
+    CU_ASSERT_EQUAL_FATAL(coord_engine_status(engine, &status, &error), PROTO_OK);
+    const struct shard_model *m = coord_engine_model(engine);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(status.usage);
+    CU_ASSERT(status.n_layers == m->n_layers && status.n_experts == m->n_experts);
+    for (size_t i = 0; i < (size_t)m->n_layers * m->n_experts; i++)
+        CU_ASSERT_EQUAL(status.usage[i], 2 * 4 * (i % m->n_experts));
+    coord_status_finish(&status);
+    finish();
+    used_model = model;
+}
+
+static void count_other_layers(struct puppet *p, const struct proto_batch *batch)
+{
+    send_counts(p, batch->epoch, 1);
+}
+
+static void test_usage_of_other_layers(void)
+{
+    used_model = moe_model;
+    check_given_up(count_other_layers, "statistics");
+    used_model = model;
 }
 
 /* ---- requests ---- */
@@ -407,9 +474,14 @@ static bool make_model(void)
     const char *sets[] = {"layers=2"};
     const struct shard_mkmodel_options how = {
         .preset = "llama3-tiny", .type = "F32", .seed = 1, .sets = sets, .n_sets = 1};
+    const struct shard_mkmodel_options moe = {
+        .preset = "qwen3moe-tiny", .type = "F32", .seed = 1, .sets = sets, .n_sets = 1};
     struct proto_error error = {0};
     char digest[65];
     if (!mkdtemp(folder))
+        return false;
+    snprintf(moe_model, sizeof moe_model, "%s/moe.gguf", folder);
+    if (shard_mkmodel(&moe, moe_model, digest, &error) != PROTO_OK)
         return false;
     snprintf(model, sizeof model, "%s/model.gguf", folder);
     return shard_mkmodel(&how, model, digest, &error) == PROTO_OK &&
@@ -442,6 +514,8 @@ int main(void)
     CU_add_test(suite, "a batch that fails", test_failed_batch);
     CU_add_test(suite, "messages out of turn", test_out_of_turn);
     CU_add_test(suite, "a goodbye", test_goodbye);
+    CU_add_test(suite, "statistics of experts", test_usage);
+    CU_add_test(suite, "statistics of other layers", test_usage_of_other_layers);
     CU_add_test(suite, "bad requests", test_bad_requests);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();

@@ -32,6 +32,7 @@ LIBRARIES = {
     r"histedit\.h": "coordinator/chat_input.c",
     r"jansson\.h": "coordinator/",
     r"cblas\.h": "kernels/blas.c",
+    r"yaml\.h": "coordinator/plan/tree.c",
 }
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<([^>]+)>)', re.M)

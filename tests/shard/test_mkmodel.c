@@ -218,7 +218,7 @@ static void test_bad_options(void)
         const char *preset, *type, *set, *text;
     } bad[] = {
         {"llama9", "F16", NULL, "no preset is named \"llama9\", expected one of: llama2-tiny"},
-        {"llama2-tiny", "Q9", NULL, "no tensor type is named \"Q9\", expected one of: F32 F16"},
+        {"llama2-tiny", "Q9", NULL, "no quantisation is named \"Q9\", expected one of: IQ1_S"},
         {"llama2-tiny", "Q4_K", NULL,
          "tensor \"token_embd.weight\" has rows of 64 values, expected a multiple of 256, the "
          "block "
@@ -233,6 +233,8 @@ static void test_bad_options(void)
         {"llama2-tiny", "F16", "eps=1e-300", "expected a number above 0"},
         {"llama2-tiny", "F16", "experts=4", "uses 0 of them"},
         {"llama4-k", "F16", "step=0", "every 0-th layer"},
+        {"gemma4-tiny", "F32", "every=0", "every 0-th layer"},
+        {"qwen35moe-tiny", "F32", "every=0", "every 0-th layer"},
         {"llama4-k", "F16", "ffe=0", "\"blk.1.ffn_gate_exps.weight\" would have a dimension of 0"},
         {"llama3-tiny", "F16", "hd=1", "\"rope_freqs.weight\" would have a dimension of 0"},
     };

@@ -154,16 +154,27 @@ static enum proto_status take_logits(void *arg, const struct worker_result_row *
     return PROTO_OK;
 }
 
-static enum proto_status compute(struct worker_slice *slice, float *logits)
+static enum proto_status compute_rows(struct worker_slice *slice, float *x, float *logits,
+                                      struct proto_error *why)
 {
     static const int32_t ids[N_ROWS] = {3, 100, 257, 42, 9};
     struct proto_range range = {.n = N_ROWS, .want = PROTO_WANT_ALL};
-    struct worker_batch batch = {.ranges = &range, .n_ranges = 1, .ids = ids};
-    size_t bytes = N_ROWS * worker_exec_stride(slice->program) * sizeof(float);
-    batch.x = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    struct worker_batch batch = {.ranges = &range, .n_ranges = 1, .ids = ids, .x = x};
     worker_slice_renew(slice, slice->load.epoch);
-    enum proto_status status = worker_exec_run(slice->exec, &batch, take_logits, logits, &error);
-    free(batch.x);
+    return worker_exec_run(slice->exec, &batch, take_logits, logits, why);
+}
+
+static float *rows_for(const struct worker_slice *slice)
+{
+    size_t bytes = N_ROWS * worker_exec_stride(slice->program) * sizeof(float);
+    return aligned_alloc(64, (bytes + 63) / 64 * 64);
+}
+
+static enum proto_status compute(struct worker_slice *slice, float *logits)
+{
+    float *x = rows_for(slice);
+    enum proto_status status = compute_rows(slice, x, logits, &error);
+    free(x);
     return status;
 }
 
@@ -259,6 +270,121 @@ static void test_same_bits(void)
     }
 }
 
+/* ---- stages that are hosts ---- */
+
+/* A worker with layers of its own and half the experts of all layers. */
+struct both {
+    struct worker_expert_server *server;
+    struct worker_asker *asker;
+    struct worker_slice *slice;
+    float *in, *out, *x; /* rows between the stages: what came, what is to come, room */
+    float *logits;
+    unsigned n_wrong;
+};
+
+static struct proto_load load_of_both(uint32_t i)
+{
+    struct proto_load load = load_for(true);
+    load.n_stages = N_HOSTS;
+    load.stage = load.self = i;
+    load.layer_first = i;
+    load.layer_end = i ? N_LAYERS : 1;
+    load.embed = i == 0;
+    load.head = i == 1;
+    load.askers = &hosts[1 - i].key.public_key;
+    load.n_askers = 1;
+    return load;
+}
+
+static void start_both(uint32_t i, struct both *b)
+{
+    struct proto_load load = load_of_both(i);
+    if (worker_expert_server_create(&b->server, hosts[i].loop, "tcp://127.0.0.1:0", &hosts[i].key,
+                                    &error) ||
+        worker_expert_server_expect(b->server, &load, &error) ||
+        worker_asker_create(&b->asker, hosts[i].loop, &hosts[i].key, &error))
+        abort();
+    b->slice = slice_of(&load, b->asker);
+    CU_ASSERT(b->slice->exec && b->slice->host);
+    worker_expert_server_serve(b->server, b->slice->host);
+    b->x = rows_for(b->slice);
+    host_list[i] = (struct proto_host){.endpoint = (char *)worker_expert_server_endpoint(b->server),
+                                       .name = i ? "second" : "first"};
+    memcpy(host_list[i].key, hosts[i].key.public_key, PROTO_KEY_BYTES);
+}
+
+static void end_both(struct both *b)
+{
+    worker_expert_server_destroy(b->server);
+    worker_slice_destroy(b->slice);
+    worker_asker_destroy(b->asker);
+    free(b->x);
+}
+
+/* Computes the same rows again and again; results must be those of the first time. */
+static void *compute_often(void *arg)
+{
+    struct both *b = arg;
+    const struct shard_program *p = b->slice->program;
+    struct proto_error why;
+    size_t stride = worker_exec_stride(p);
+    float logits[N_ROWS * 512];
+    for (int i = 0; i < 20; i++) {
+        if (!p->embed)
+            worker_exec_unpack_rows(p, b->x, b->in, N_ROWS);
+        worker_asker_begin(b->asker);
+        bool ok = compute_rows(b->slice, b->x, logits, &why) == PROTO_OK;
+        if (p->head)
+            ok = ok && memcmp(logits, b->logits, sizeof logits) == 0;
+        else
+            ok = ok && memcmp(b->x, b->out, N_ROWS * stride * sizeof(float)) == 0;
+        b->n_wrong += !ok;
+    }
+    return NULL;
+}
+
+/* Two stages that hold half of each other's experts, at work at the same time. */
+static void test_stages_that_are_hosts(void)
+{
+    static float expected[N_ROWS * 512], found[N_ROWS * 512];
+    struct proto_load whole = load_for(false);
+    struct worker_slice *slice = slice_of(&whole, NULL);
+    struct both both[N_HOSTS] = {{.logits = found}, {.logits = found}};
+    pthread_t threads[N_HOSTS];
+    CU_ASSERT_EQUAL(compute(slice, expected), PROTO_OK);
+    worker_slice_destroy(slice);
+    for (uint32_t i = 0; i < N_HOSTS; i++)
+        start_both(i, &both[i]);
+    for (uint32_t i = 0; i < N_HOSTS; i++) {
+        struct proto_load load = load_of_both(i);
+        CU_ASSERT_EQUAL_FATAL(worker_asker_connect(both[i].asker, &load, 60000, &no_cancel, &error),
+                              PROTO_OK);
+        worker_asker_begin(both[i].asker);
+    }
+    CU_ASSERT_EQUAL(compute_rows(both[0].slice, both[0].x, found, &error), PROTO_OK);
+    size_t bytes = N_ROWS * worker_exec_stride(both[0].slice->program) * sizeof(float);
+    float *between = malloc(bytes), *packed = malloc(bytes);
+    memcpy(between, both[0].x, bytes);
+    memcpy(packed, both[0].x, bytes);
+    worker_exec_pack_rows(both[0].slice->program, packed, N_ROWS);
+    worker_exec_unpack_rows(both[1].slice->program, both[1].x, packed, N_ROWS);
+    CU_ASSERT_EQUAL(compute_rows(both[1].slice, both[1].x, found, &error), PROTO_OK);
+    CU_ASSERT_EQUAL(memcmp(found, expected, sizeof found), 0);
+    both[0].out = between;
+    both[1].in = packed;
+    for (uint32_t i = 0; i < N_HOSTS; i++)
+        if (pthread_create(&threads[i], NULL, compute_often, &both[i]))
+            abort();
+    for (uint32_t i = 0; i < N_HOSTS; i++)
+        pthread_join(threads[i], NULL);
+    for (uint32_t i = 0; i < N_HOSTS; i++) {
+        CU_ASSERT_EQUAL(both[i].n_wrong, 0);
+        end_both(&both[i]);
+    }
+    free(between);
+    free(packed);
+}
+
 /* A host answers only whom its load names. */
 static void test_strangers(void)
 {
@@ -287,7 +413,8 @@ static void test_strangers(void)
 /* A host that knows everybody, and does with requests as it is told. */
 enum habit { SILENT, GONE, WRONG_NUMBER };
 struct puppet {
-    struct net_exchange *exchange;
+    struct net_exchange *exchange; /* the thread's */
+    char endpoint[128];
     pthread_t thread;
     enum habit habit;
 };
@@ -333,8 +460,8 @@ static struct worker_asker *ask_puppet(struct puppet *p, enum habit habit)
     CU_ASSERT_EQUAL_FATAL(net_exchange_listen(&p->exchange, hosts[0].loop, "tcp://127.0.0.1:0",
                                               &hosts[0].key, &error),
                           PROTO_OK);
-    host_list[0] = (struct proto_host){.endpoint = (char *)net_exchange_endpoint(p->exchange, 0),
-                                       .name = "puppet"};
+    snprintf(p->endpoint, sizeof p->endpoint, "%s", net_exchange_endpoint(p->exchange, 0));
+    host_list[0] = (struct proto_host){.endpoint = p->endpoint, .name = "puppet"};
     memcpy(host_list[0].key, hosts[0].key.public_key, PROTO_KEY_BYTES);
     load.n_hosts = load.n_parts = 1;
     if (pthread_create(&p->thread, NULL, puppet_main, p))
@@ -433,6 +560,7 @@ int main(void)
     CU_initialize_registry();
     CU_pSuite suite = CU_add_suite("service of experts", set_up, tear_down);
     CU_ADD_TEST(suite, test_same_bits);
+    CU_ADD_TEST(suite, test_stages_that_are_hosts);
     CU_ADD_TEST(suite, test_strangers);
     CU_ADD_TEST(suite, test_cancel);
     CU_ADD_TEST(suite, test_lost);

@@ -10,6 +10,7 @@
 
 #include "tests/worker/exec_rig.h"
 #include "tests/worker/model_forms.h"
+#include "worker/exec_sum.h"
 #include "worker/expert_rows.h"
 
 #define N_TOKENS  64u
@@ -485,6 +486,31 @@ static void test_hostile_requests(void)
     rig_close(&rig);
 }
 
+/* Of experts 1, 2 and 6 of 8, the first two come together, and then the third; of 2, 4 and 5, the
+ * last two. 2^24 + 1 is 2^24 in floats. */
+static void test_order(void)
+{
+    const struct kern_table *table = kern_table_get(KERN_ISA_PORTABLE);
+    _Alignas(64) float big[16] = {0x1p24f}, one[16] = {1.0f}, other[16] = {1.0f};
+    struct worker__term terms[3] = {{1, big}, {2, one}, {6, other}};
+    CU_ASSERT(worker__sum_terms(table, terms, 3, 0, 8, 1)[0] == 0x1p24f);
+    big[0] = 0x1p24f;
+    terms[0].number = 2;
+    terms[1].number = 4;
+    terms[2].number = 5;
+    CU_ASSERT(worker__sum_terms(table, terms, 3, 0, 8, 1)[0] == 0x1p24f + 2.0f);
+    CU_ASSERT_EQUAL(worker__segment_nodes(4, 0, 4), 1);
+    CU_ASSERT_EQUAL(worker__segment_nodes(4, 1, 4), 2);
+    CU_ASSERT_EQUAL(worker__segment_nodes(3, 0, 2), 2);
+    CU_ASSERT_EQUAL(worker__segment_node(3, 1, 3), 3);
+    struct shard_segments s = shard_expert_segments(2880);
+    CU_ASSERT(s.n == 4 && s.at[1] == 704 && s.at[2] == 1440 && s.at[4] == 2880);
+    s = shard_expert_segments(768);
+    CU_ASSERT(s.n == 3 && s.at[1] == 256 && s.at[3] == 768);
+    CU_ASSERT_EQUAL(shard_expert_segments(224).n, 1);
+    CU_ASSERT_EQUAL(shard_expert_segments(300).n, 1);
+}
+
 static enum proto_status cut(const struct shard_model *m, const struct plan *plan)
 {
     struct shard_program *p;
@@ -560,6 +586,7 @@ int main(void)
     CU_add_test(suite, "frames and bytes", test_frames);
     CU_add_test(suite, "hostile answers", test_hostile_answers);
     CU_add_test(suite, "hostile requests", test_hostile_requests);
+    CU_add_test(suite, "order of additions", test_order);
     CU_add_test(suite, "plans refused", test_plans_refused);
     CU_add_test(suite, "memory", test_memory);
     CU_basic_set_mode(CU_BRM_VERBOSE);
