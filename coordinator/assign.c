@@ -78,6 +78,7 @@ static enum proto_status send_load(struct coord_engine *e, struct coord_worker *
                                      .max_seqs = e->options.parallel,
                                      .max_rows = e->options.batch,
                                      .inexact = e->options.inexact,
+                                     .synthetic = e->synthetic_shape,
                                      .hosts = a->hosts,
                                      .n_hosts = e->plan->n_hosts,
                                      .self = hosts ? (uint32_t)w->host : PROTO_NO_HOST,
@@ -89,7 +90,7 @@ static enum proto_status send_load(struct coord_engine *e, struct coord_worker *
         fill_stage(e, (uint32_t)w->stage, &msg.load);
     if (w->local) {
         msg.load.files = a->files;
-        msg.load.n_files = (uint32_t)shard_gguf_n_files(e->gguf);
+        msg.load.n_files = e->gguf ? (uint32_t)shard_gguf_n_files(e->gguf) : 0;
     }
     /* The card lives as long as the engine, which outlives its links. */
     struct net_payload *card = net_payload_wrap(e->card, e->card_bytes, leave_card, NULL);
@@ -104,8 +105,8 @@ static enum proto_status make_assignment(const struct coord_engine *e, struct as
                                          struct proto_error *error)
 {
     const struct shard_plan *plan = e->plan;
-    size_t n_files = shard_gguf_n_files(e->gguf);
-    a->files = calloc(n_files, sizeof *a->files);
+    size_t n_files = e->gguf ? shard_gguf_n_files(e->gguf) : 0;
+    a->files = calloc(n_files + 1, sizeof *a->files);
     a->hosts = calloc(plan->n_hosts + 1, sizeof *a->hosts);
     a->parts = calloc(plan->n_parts + 1, sizeof *a->parts);
     a->askers = calloc(plan->n_stages, sizeof *a->askers);

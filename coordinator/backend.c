@@ -38,7 +38,7 @@ enum proto_status coord_backend_open(struct coord_backend *backend, const struct
     memset(backend, 0, sizeof *backend);
     if (cli->server)
         return api_client_create(&backend->client, cli->server, cli->api_key, error);
-    if (!cli->model)
+    if (!cli->model && !cli->synthetic)
         return proto_fail(error, PROTO_INVALID,
                           "no model: say --model FILE.gguf, or --server URL of a running "
                           "coordinator");

@@ -2,6 +2,7 @@
 #include "coordinator/bench.h"
 
 #include "coordinator/report.h"
+#include "proto/log.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -140,6 +141,19 @@ static enum proto_status check_params(const struct coord_bench_params *p, uint32
     return PROTO_OK;
 }
 
+/* What the planner expects; a measurement without it is one all the same. */
+static void predict(struct coord_bench *bench, const struct shard_model *model)
+{
+    const struct coord_bench_params *p = &bench->params;
+    const struct plan_load load = {.depth = p->n_depth + p->n_generate / 2,
+                                   .prompt = p->n_prompt,
+                                   .answer = p->n_generate,
+                                   .sequences = p->n_sequences};
+    struct proto_error error;
+    if (coord_predict(&bench->predicted, &bench->decode_status, model, &load, &error) != PROTO_OK)
+        proto_log(PROTO_LOG_INFO, "COORD-NO-PREDICTION", "reason=\"%s\"", error.text);
+}
+
 enum proto_status coord_bench_run(struct coord_engine *engine,
                                   const struct coord_bench_params *params, struct coord_bench *out,
                                   struct proto_error *error)
@@ -172,6 +186,7 @@ enum proto_status coord_bench_run(struct coord_engine *engine,
     out->bus_bytes_s = decode.buses[n / 2];
     out->bytes_per_token = shard_model_bytes_per_token(coord_engine_model(engine));
     out->bus_share = decode.shares[n / 2] * (double)out->bytes_per_token;
+    predict(out, coord_engine_model(engine));
     return PROTO_OK;
 }
 
@@ -232,10 +247,19 @@ static json_t *stages_json(const struct coord_status *status)
     return list;
 }
 
+/* null: not known. */
+static json_t *predicted_json(const struct coord_prediction *p)
+{
+    if (p->decode <= 0)
+        return json_null();
+    return json_pack("{s:f s:f s:s}", "prefill", p->prefill, "decode", p->decode, "bottleneck",
+                     p->bottleneck);
+}
+
 char *coord_bench_json(const struct coord_bench *b)
 {
     json_t *root = json_pack(
-        "{s:s s:i s:i s:i s:i s:i s:b s:f s:f s:[f,f] s:[f,f] s:f s:f s:I s:o s:o s:o s:o}",
+        "{s:s s:i s:i s:i s:i s:i s:b s:f s:f s:[f,f] s:[f,f] s:f s:f s:I s:o s:o s:o s:o s:o}",
         "model", b->decode_status.model, "n_prompt", (int)b->params.n_prompt, "n_generate",
         (int)b->params.n_generate, "rounds", (int)b->params.n_rounds, "depth",
         (int)b->params.n_depth, "sequences", (int)b->params.n_sequences, "exact",
@@ -244,10 +268,19 @@ char *coord_bench_json(const struct coord_bench *b)
         b->bus_bytes_s / 1e9, "bus_share", b->bus_share, "bytes_per_token",
         (json_int_t)b->bytes_per_token, "stages", stages_json(&b->decode_status), "prefill_stages",
         stages_json(&b->prefill_status), "hosts", hosts_json(&b->decode_status), "prefill_hosts",
-        hosts_json(&b->prefill_status));
+        hosts_json(&b->prefill_status), "predicted", predicted_json(&b->predicted));
     char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) : NULL;
     json_decref(root);
     return text;
+}
+
+/* Median, least, most, and what was predicted, if anything was. */
+static void print_rates(const char *what, uint32_t n, const double rates[4], FILE *out)
+{
+    fprintf(out, "%-7s %4u, tokens/s  %10.2f %10.2f %10.2f", what, n, rates[0], rates[1], rates[2]);
+    if (rates[3] > 0)
+        fprintf(out, " %10.2f", rates[3]);
+    fputc('\n', out);
 }
 
 void coord_bench_print(const struct coord_bench *b, FILE *out)
@@ -256,11 +289,14 @@ void coord_bench_print(const struct coord_bench *b, FILE *out)
     uint32_t together = b->params.n_sequences;
     fprintf(out, "%s, %s\n\n", b->decode_status.model,
             b->decode_status.inexact ? "not exact" : "exact");
-    fprintf(out, "%-22s %10s %10s %10s\n", "", "median", "least", "most");
-    fprintf(out, "prefill %4u, tokens/s  %10.2f %10.2f %10.2f\n", b->params.n_prompt, b->prefill,
-            b->prefill_min, b->prefill_max);
-    fprintf(out, "decode  %4u, tokens/s  %10.2f %10.2f %10.2f\n", b->params.n_generate, b->decode,
-            b->decode_min, b->decode_max);
+    fprintf(out, "%-22s %10s %10s %10s%s\n", "", "median", "least", "most",
+            b->predicted.decode > 0 ? "  predicted" : "");
+    const double prefill[] = {b->prefill, b->prefill_min, b->prefill_max, b->predicted.prefill};
+    const double decode[] = {b->decode, b->decode_min, b->decode_max, b->predicted.decode};
+    print_rates("prefill", b->params.n_prompt, prefill, out);
+    print_rates("decode", b->params.n_generate, decode, out);
+    if (b->predicted.decode > 0)
+        fprintf(out, "predicted bottleneck of decoding: %s\n", b->predicted.bottleneck);
     if (b->params.n_depth > 1 || together > 1)
         fprintf(out, "decoding %u sequences together, from position %u on\n", together,
                 b->params.n_depth);

@@ -7,6 +7,7 @@
 #define COORDINATOR_BENCH_H
 
 #include "coordinator/engine.h"
+#include "coordinator/plan/prediction.h"
 
 struct coord_bench_params {
     uint32_t n_prompt;   /* tokens of a prompt */
@@ -31,6 +32,7 @@ struct coord_bench {
     double bus_share;         /* of it that decoding's weights take, median of the rounds */
     uint64_t bytes_per_token; /* weights read for a decoded token */
     struct coord_status prefill_status, decode_status; /* times of all counted rounds */
+    struct coord_prediction predicted;                 /* zeros where machines were not measured */
 };
 
 /* Runs it; nothing else may use the engine. The caller finishes *out. */

@@ -6,12 +6,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define SURVEY_S 60u /* that measuring machines and links may take */
+
 static enum proto_status bench_here(struct coord_backend *backend,
                                     const struct coord_bench_params *params, bool as_json,
                                     struct proto_error *error)
 {
     struct coord_bench result;
-    enum proto_status status = coord_bench_run(backend->engine, params, &result, error);
+    /* Without what machines and links can do there is no prediction, or a worse one. */
+    enum proto_status status = coord_engine_wait_survey(backend->engine, SURVEY_S, error);
+    if (status == PROTO_CANCELLED)
+        return status;
+    status = coord_bench_run(backend->engine, params, &result, error);
     if (status != PROTO_OK)
         return status;
     if (as_json) {
@@ -44,6 +50,10 @@ static enum proto_status bench(const struct coord_cli *cli, const struct coord_b
                                bool as_json, struct proto_error *error)
 {
     struct coord_backend backend;
+    if (cli->synthetic && (cli->model || cli->server))
+        return proto_fail(error, PROTO_INVALID,
+                          "--synthetic %s is a model of its own: leave out %s", cli->synthetic,
+                          cli->model ? "--model" : "--server");
     enum proto_status status = coord_backend_open(&backend, cli, coord_bench_ctx(params), error);
     if (status != PROTO_OK)
         return status;
@@ -57,6 +67,10 @@ int command_bench(int argc, char **argv)
 {
     struct coord_bench_params params = COORD_BENCH_DEFAULT;
     bool as_json = false;
+    struct coord_cli cli;
+    struct proto_error error;
+    coord_cli_default(&cli);
+    cli.profile = true;
     const struct coord_option options[] = {
         {'p', "prompt", "N", "tokens of the prompt (default 512)", COORD_OPTION_U32,
          &params.n_prompt, 1, PROTO_MAX_CONTEXT, NULL},
@@ -68,6 +82,9 @@ int command_bench(int argc, char **argv)
          &params.n_sequences, 1, PROTO_MAX_SEQUENCES, NULL},
         {'r', "rounds", "N", "rounds that are counted (default 3)", COORD_OPTION_U32,
          &params.n_rounds, 1, 64, NULL},
+        {0, "synthetic", "SHAPE",
+         "a model without a file, as maverick:Q4_K: workers make its weights themselves",
+         COORD_OPTION_TEXT, &cli.synthetic, 0, 0, NULL},
         {0, "json", NULL, "print one JSON object", COORD_OPTION_FLAG, &as_json, 0, 0, NULL},
     };
     const struct coord_command command = {
@@ -78,9 +95,6 @@ int command_bench(int argc, char **argv)
         .groups = COORD_OPTIONS_MODEL | COORD_OPTIONS_CLUSTER | COORD_OPTIONS_SERVER,
         .options = options,
         .n_options = sizeof options / sizeof *options};
-    struct coord_cli cli;
-    struct proto_error error;
-    coord_cli_default(&cli);
     int stop = coord_cli_parse(&cli, &command, argc, argv);
     if (stop >= 0)
         return stop;

@@ -99,6 +99,7 @@ static enum proto_status serve(struct service *s, const struct coord_cli *cli,
         return status;
     engine_options.respawn = true;
     engine_options.progress = true;
+    engine_options.profile = true;
     status = coord_engine_create(&s->engine, &engine_options, &s->error);
     if (!status)
         status = api_server_start(&s->server, s->engine, options, &s->error);

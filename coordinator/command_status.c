@@ -6,6 +6,7 @@
 #include "coordinator/api/client.h"
 #include "coordinator/options.h"
 #include "coordinator/status_table.h"
+#include "coordinator/survey_table.h"
 
 static void print_status(const struct coord_status *s)
 {
@@ -21,6 +22,8 @@ static void print_status(const struct coord_status *s)
     if (s->usage)
         putchar('\n');
     coord_status_usage(stdout, s);
+    coord_profile_table(stdout, s);
+    coord_link_table(stdout, s);
 }
 
 static enum proto_status show(struct api_client *client, bool as_json, struct proto_error *error)

@@ -145,6 +145,7 @@ static void on_tick(void *arg)
     engine__usage_tick(e, now_ns);
     engine__tick_children(e, now_ns);
     check_progress(e, now_ns);
+    engine__survey_tick(e, now_ns);
     engine__schedule(e);
 }
 
@@ -227,6 +228,7 @@ static enum proto_status copy_options(struct coord_engine *e,
 {
     e->options = *options;
     e->model_path = copy_text(options->model_path);
+    e->synthetic_shape = copy_text(options->synthetic);
     e->worker_path = options->worker_path ? strdup(options->worker_path) : worker_beside_us();
     e->layers = copy_text(options->layers);
     e->isa = copy_text(options->isa);
@@ -238,19 +240,32 @@ static enum proto_status copy_options(struct coord_engine *e,
     return net_cluster_keys_generate(&e->keys, "", error);
 }
 
+/* The model's file, or the header of a model without one. */
+static enum proto_status open_header(struct coord_engine *e, const struct shard_gguf **out,
+                                     struct proto_error *error)
+{
+    enum proto_status status =
+        e->synthetic_shape ? shard_synthetic_create(&e->synthetic, e->synthetic_shape, error)
+                           : shard_gguf_open(&e->gguf, e->model_path, error);
+    if (status == PROTO_OK)
+        *out = e->synthetic ? shard_synthetic_gguf(e->synthetic) : e->gguf;
+    return status;
+}
+
 static enum proto_status open_model(struct coord_engine *e, struct proto_error *error)
 {
+    const struct shard_gguf *header = NULL;
     enum proto_status status;
-    if ((status = shard_gguf_open(&e->gguf, e->model_path, error)) ||
-        (status = shard_model_create(&e->model, e->gguf, error)) ||
-        (status = text_vocab_create(&e->vocab, e->gguf, error)) ||
-        (status = text_chat_create(&e->chat, e->gguf, e->vocab, error)) ||
-        (status = shard_gguf_card(e->gguf, &e->card, &e->card_bytes, error)))
+    if ((status = open_header(e, &header, error)) ||
+        (status = shard_model_create(&e->model, header, error)) ||
+        (status = text_vocab_create(&e->vocab, header, error)) ||
+        (status = text_chat_create(&e->chat, header, e->vocab, error)) ||
+        (status = shard_gguf_card(header, &e->card, &e->card_bytes, error)))
         return status;
     if (text_vocab_size(e->vocab) != e->model->n_vocab)
         return proto_fail(error, PROTO_FORMAT,
                           "%s: %u tokens in the vocabulary, but token_embd has %u rows",
-                          e->model_path, text_vocab_size(e->vocab), e->model->n_vocab);
+                          shard_gguf_path(header, 0), text_vocab_size(e->vocab), e->model->n_vocab);
     return PROTO_OK;
 }
 
@@ -275,7 +290,7 @@ static enum proto_status open_ports(struct coord_engine *e, struct proto_error *
     }
     if (status == PROTO_OK && e->options.listen) {
         status = engine__open_port(e, &e->outer, e->options.listen, error);
-        if (status == PROTO_OK)
+        if (status == PROTO_OK && e->gguf) /* workers make synthetic weights themselves */
             status = engine__supply_create(&e->supply, e, error);
     }
     return status;
@@ -349,7 +364,9 @@ static void free_parts(struct coord_engine *e)
     text_vocab_destroy(e->vocab);
     shard_model_destroy(e->model);
     shard_gguf_close(e->gguf);
+    shard_synthetic_destroy(e->synthetic);
     free(e->model_path);
+    free(e->synthetic_shape);
     free(e->worker_path);
     free(e->layers);
     free(e->isa);

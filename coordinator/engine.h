@@ -17,6 +17,7 @@
 #include "coordinator/text/vocab.h"
 #include "kernels/table.h"
 #include "net/keys.h"
+#include "proto/wire.h"
 #include "shard/model.h"
 #include "shard/plan.h"
 
@@ -25,6 +26,7 @@ struct coord_stream;
 
 struct coord_engine_options {
     const char *model_path;
+    const char *synthetic;     /* instead of a file: a shape as in shard/synthetic.h; or NULL */
     const char *worker_path;   /* the caravan-worker program; NULL: beside this program */
     unsigned local_workers;    /* children of this process; default 1 */
     unsigned workers;          /* workers from elsewhere to wait for before planning; default 0 */
@@ -47,6 +49,7 @@ struct coord_engine_options {
     bool keep_packed;          /* local workers keep packed weights in it: a second copy */
     bool respawn;              /* restart local workers that end */
     bool progress;             /* show progress of loading on standard error */
+    bool profile;              /* workers measure their machines and, while idle, the links */
 };
 
 enum proto_status coord_engine_create(struct coord_engine **out,
@@ -153,15 +156,29 @@ struct coord_worker_status {
     uint64_t batches, rows, compute_ns, queue_ns, wire_ns, wire_back_ns, bytes_in;
     uint64_t expert_wait_ns; /* of compute_ns: a stage's that it waited for experts of others */
     struct coord_expert_times experts;
+    bool profiled; /* the machine has been measured */
+    struct proto_profile profile;
+};
+
+#define COORD_HERE PROTO_MAX_WORKERS /* where a worker's number stands: the coordinator */
+
+/* One direction of a link that was measured; net/probe.h says how. */
+struct coord_link_status {
+    uint32_t from, to; /* in the status' workers, or COORD_HERE */
+    double rtt_s, bytes_s;
 };
 
 struct coord_status {
     char model[128];
     uint64_t epoch;
     bool ready, inexact;
+    enum kern_kv kv;
+    uint32_t ctx, max_rows; /* of a sequence, of a batch */
     char missing[256]; /* what is missing when not ready, "" otherwise */
     uint32_t n_workers;
     struct coord_worker_status *workers; /* stages first, in order */
+    uint32_t n_links;
+    struct coord_link_status *links; /* those that are known */
     uint32_t active, waiting, max_active; /* requests */
     uint64_t requests, requests_failed, prompt_tokens, generated_tokens; /* since the start */
     /* How often each expert was chosen by a row since the start: n_layers x n_experts, zero for
@@ -174,6 +191,11 @@ enum proto_status coord_engine_status(struct coord_engine *engine, struct coord_
                                       struct proto_error *error);
 void coord_status_finish(struct coord_status *status);
 void coord_engine_reset_times(struct coord_engine *engine);
+
+/* Waits until the workers have measured their machines and every link has been measured or given
+ * up; options.profile was set. PROTO_TIMEOUT after deadline_s. */
+enum proto_status coord_engine_wait_survey(struct coord_engine *engine, uint32_t deadline_s,
+                                           struct proto_error *error);
 
 /* Bytes a second that the first stage's worker reads from memory with its threads, measured now;
  * no request may be running. */

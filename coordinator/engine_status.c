@@ -77,6 +77,8 @@ static void describe_worker(const struct coord_engine *e, const struct coord_wor
     out->bytes_in = w->bytes_in;
     out->expert_wait_ns = w->expert_wait_ns;
     out->experts = w->experts;
+    out->profiled = w->profiled;
+    out->profile = w->profile;
     describe_experts(e, w, out);
     if (w->stage >= 0 && e->plan) {
         const struct shard_stage *stage = &e->plan->stages[w->stage];
@@ -99,7 +101,7 @@ static void describe_workers(const struct coord_engine *e, struct coord_status *
 static void answer_status(void *arg)
 {
     struct question *q = arg;
-    const struct coord_engine *e = q->e;
+    struct coord_engine *e = q->e;
     struct coord_status *out = q->out;
     out->workers = calloc(e->n_workers + 1, sizeof *out->workers);
     if (!out->workers) {
@@ -116,9 +118,17 @@ static void answer_status(void *arg)
     out->epoch = e->epoch;
     out->ready = e->state == COORD_SERVING;
     out->inexact = e->options.inexact;
+    out->kv = e->options.kv;
+    out->ctx = e->options.ctx;
+    out->max_rows = e->options.batch;
     if (!out->ready)
         engine__describe_missing(e, out->missing, sizeof out->missing);
     describe_workers(e, out);
+    if (!engine__describe_links(e, out)) {
+        coord_status_finish(out);
+        q->status = proto_fail_nomem(q->error, sizeof *out->links, "status");
+        return;
+    }
     for (const struct coord_seq *seq = e->active; seq; seq = seq->next)
         out->active += !seq->finished;
     out->waiting = e->n_waiting;
@@ -142,6 +152,7 @@ enum proto_status coord_engine_status(struct coord_engine *e, struct coord_statu
 void coord_status_finish(struct coord_status *status)
 {
     free(status->workers);
+    free(status->links);
     free(status->usage);
     memset(status, 0, sizeof *status);
 }

@@ -547,10 +547,12 @@ enum proto_status coord_cli_engine(const struct coord_cli *cli,
     enum proto_status status = check_split(cli, error);
     if (status != PROTO_OK)
         return status;
-    if (!cli->model)
+    if (!cli->model && !cli->synthetic)
         return proto_fail(error, PROTO_INVALID, "no model is given: name one with -m FILE");
     *options = (struct coord_engine_options){
         .model_path = cli->model,
+        .synthetic = cli->synthetic,
+        .profile = cli->profile,
         .local_workers = cli->workers > 0 && !cli->local_workers_given ? 0 : cli->local_workers,
         .workers = cli->workers,
         .threads = cli->threads,

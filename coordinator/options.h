@@ -65,6 +65,8 @@ enum coord_option_group {
  * points to the lists beside it. */
 struct coord_cli {
     const char *model;
+    const char *synthetic; /* in place of a model's file; see struct coord_engine_options */
+    bool profile;          /* as there */
     uint32_t local_workers, workers, threads, ctx, batch, parallel;
     bool local_workers_given;
     const char *isa, *layers, *worker_listen, *cluster_key, *cache_dir;

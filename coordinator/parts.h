@@ -10,6 +10,7 @@
  *   engine_status.c  what people see of it all
  *   usage.c      how often each expert is chosen
  *   supply.c     the model's bytes, for workers that lack them (a thread of its own)
+ *   survey.c     what machines and links can do, measured
  *   local.c      workers that are children of this process
  *   scheduler.c  sequences into batches
  *   results.c    what comes back: tokens, logits, times
@@ -22,8 +23,10 @@
 #include "net/clock.h"
 #include "net/link.h"
 #include "net/loop.h"
+#include "net/probe.h"
 #include "shard/plan.h"
 #include "shard/store.h"
+#include "shard/synthetic.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -33,6 +36,12 @@
 /* ---- workers ---- */
 
 enum coord_worker_state { COORD_JOINED, COORD_LOADING, COORD_READY, COORD_LOST };
+
+/* One direction, see net/probe.h. */
+struct coord_link_rate {
+    bool tried;
+    double rtt_s, bytes_s; /* 0: not known */
+};
 
 struct coord_worker {
     enum coord_worker_state state;
@@ -53,6 +62,11 @@ struct coord_worker {
     /* Sums since the last reset, as in struct coord_worker_status. */
     uint64_t batches, rows, compute_ns, queue_ns, wire_ns, wire_back_ns, bytes_in, expert_wait_ns;
     struct coord_expert_times experts;
+    /* survey.c */
+    bool profiled;
+    struct proto_profile profile;
+    struct coord_link_rate from_here;
+    struct coord_link_rate links[PROTO_MAX_WORKERS + 1]; /* to others; [COORD_HERE]: to here */
 };
 
 /* ---- requests ---- */
@@ -105,10 +119,21 @@ struct coord_port {
 
 struct coord_supply;
 
+/* The measuring of links. */
+struct coord_survey {
+    bool active;
+    uint32_t from, to; /* numbers of workers, or COORD_HERE */
+    uint64_t number;   /* of the measurement */
+    uint64_t since_ns;
+    uint64_t busy_ns; /* when something was computed last */
+    struct net_probe probe; /* from here */
+};
+
 struct coord_engine {
     struct coord_engine_options options;
-    char *model_path, *worker_path, *layers, *isa, *cache_dir; /* copies of the options' */
-    struct shard_gguf *gguf;
+    char *model_path, *synthetic_shape, *worker_path, *layers, *isa, *cache_dir; /* copies of the options' */
+    struct shard_synthetic *synthetic; /* NULL: the model is a file */
+    struct shard_gguf *gguf;           /* NULL: it is synthetic */
     struct shard_model *model;
     struct text_vocab *vocab;
     struct text_chat *chat;
@@ -126,6 +151,7 @@ struct coord_engine {
 
     struct coord_worker *workers[PROTO_MAX_WORKERS];
     uint32_t n_workers;
+    struct coord_survey survey;
 
     enum coord_state state;
     struct shard_plan *plan;
@@ -154,7 +180,7 @@ struct coord_engine {
     /* For wait_ready: under the mutex. */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    bool ready, was_ready, interrupted;
+    bool ready, was_ready, interrupted, surveyed;
     struct proto_error failure; /* status OK: none */
 };
 
@@ -207,6 +233,18 @@ void engine__supply_want(struct coord_supply *supply, const struct coord_worker 
                          const struct proto_want *want);
 void engine__supply_fetch(struct coord_supply *supply, const struct coord_worker *w,
                           const struct proto_fetch *fetch);
+
+/* survey.c */
+void engine__survey_tick(struct coord_engine *e, uint64_t now_ns);
+/* What was measured of a worker is another machine's. */
+void engine__survey_forget(struct coord_engine *e, struct coord_worker *w);
+void engine__on_profile(struct coord_worker *w, const struct proto_profile *profile);
+void engine__on_probed(struct coord_engine *e, const struct coord_worker *w,
+                       const struct proto_probed *probed);
+void engine__on_echoed(struct coord_engine *e, const struct coord_worker *w,
+                       const struct proto_echoed *echoed);
+/* Fills out->links, after the workers. False on lack of memory. */
+bool engine__describe_links(struct coord_engine *e, struct coord_status *out);
 
 /* local.c */
 enum proto_status engine__start_children(struct coord_engine *e, struct proto_error *error);

@@ -180,13 +180,16 @@ static void on_hello(struct coord_port *port, net_peer from, const uint8_t *key,
         snprintf(w->expert_endpoint, sizeof w->expert_endpoint, "%s", hello->expert_endpoint);
         snprintf(w->isa, sizeof w->isa, "%s", hello->isa);
         net_clock_init(&w->clock, net_now_ns());
+        engine__survey_forget(e, w);
         proto_log(PROTO_LOG_INFO, "COORD-WORKER-JOINED",
                   "name=%s endpoint=%s threads=%u memory_gb=%.1f isa=%s", w->name, w->endpoint,
                   w->threads, (double)w->memory_bytes / 1e9, w->isa);
     }
-    struct proto_msg msg = {
-        .kind = PROTO_MSG_WELCOME,
-        .welcome = {.worker = 0, .ping_ms = PING_MS, .deadline_ms = e->options.deadline_ms}};
+    struct proto_msg msg = {.kind = PROTO_MSG_WELCOME,
+                            .welcome = {.worker = 0,
+                                        .ping_ms = PING_MS,
+                                        .deadline_ms = e->options.deadline_ms,
+                                        .profile = e->options.profile}};
     for (uint32_t i = 0; i < e->n_workers; i++)
         if (e->workers[i] == w)
             msg.welcome.worker = i;
@@ -234,6 +237,14 @@ static void on_known(struct coord_engine *e, struct coord_worker *w, struct prot
         engine__supply_fetch(e->supply, w, &msg->fetch);
     else if (msg->kind == PROTO_MSG_MEASURED)
         on_measured(e, &msg->measured);
+    else if (msg->kind == PROTO_MSG_PROFILE)
+        engine__on_profile(w, &msg->profile);
+    else if (msg->kind == PROTO_MSG_PROBED)
+        engine__on_probed(e, w, &msg->probed);
+    else if (msg->kind == PROTO_MSG_ECHO)
+        net_probe_answer(w->link, w->peer, &msg->echo);
+    else if (msg->kind == PROTO_MSG_ECHOED)
+        engine__on_echoed(e, w, &msg->echoed);
     else if (msg->kind == PROTO_MSG_USED)
         engine__on_used(e, w, &msg->used, *payload);
     else if (msg->kind == PROTO_MSG_BYE)

@@ -26,6 +26,7 @@
 #define PROTO_MAX_BATCH_ROWS   8192u
 #define PROTO_MAX_BATCH_RANGES 4096u
 #define PROTO_MAX_CANDIDATES   4096u /* a row, short of the whole vocabulary */
+#define PROTO_MAX_PROFILE_TYPES 16u  /* weight types that a profile has rates of */
 #define PROTO_MAX_PARTS        16384u /* of experts, of all workers together */
 #define PROTO_MAX_SLICES       64u    /* of an expert */
 

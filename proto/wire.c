@@ -19,6 +19,7 @@ static void load_finish(struct proto_load *load)
     free(load->parts);
     free(load->askers);
     free(load->next_endpoint);
+    free(load->synthetic);
 }
 
 void proto_msg_finish(struct proto_msg *msg)
@@ -38,6 +39,9 @@ void proto_msg_finish(struct proto_msg *msg)
         break;
     case PROTO_MSG_FAILED:
         free(msg->failed.text);
+        break;
+    case PROTO_MSG_PROBE:
+        free(msg->probe.endpoint);
         break;
     case PROTO_MSG_BATCH:
         free(msg->batch.ranges);
@@ -86,18 +90,35 @@ enum proto_status proto_result_check(const struct proto_result *result, size_t p
 const char *proto_kind_name(enum proto_kind kind)
 {
     static const char *const names[] = {
-        [PROTO_MSG_HELLO] = "hello",       [PROTO_MSG_WELCOME] = "welcome",
-        [PROTO_MSG_REFUSE] = "refuse",     [PROTO_MSG_PING] = "ping",
-        [PROTO_MSG_PONG] = "pong",         [PROTO_MSG_LOAD] = "load",
-        [PROTO_MSG_PROGRESS] = "progress", [PROTO_MSG_READY] = "ready",
-        [PROTO_MSG_FAILED] = "failed",     [PROTO_MSG_WANT] = "want",
-        [PROTO_MSG_HASHES] = "hashes",     [PROTO_MSG_FETCH] = "fetch",
-        [PROTO_MSG_CHUNK] = "chunk",       [PROTO_MSG_LINK] = "link",
-        [PROTO_MSG_LINKED] = "linked",     [PROTO_MSG_BATCH] = "batch",
-        [PROTO_MSG_RESULT] = "result",     [PROTO_MSG_BYE] = "bye",
-        [PROTO_MSG_MEASURE] = "measure",   [PROTO_MSG_MEASURED] = "measured",
-        [PROTO_MSG_EXPERTS] = "experts",   [PROTO_MSG_EXPERTS_DONE] = "experts_done",
-        [PROTO_MSG_USAGE] = "usage",       [PROTO_MSG_USED] = "used",
+        [PROTO_MSG_HELLO] = "hello",
+        [PROTO_MSG_WELCOME] = "welcome",
+        [PROTO_MSG_REFUSE] = "refuse",
+        [PROTO_MSG_PING] = "ping",
+        [PROTO_MSG_PONG] = "pong",
+        [PROTO_MSG_LOAD] = "load",
+        [PROTO_MSG_PROGRESS] = "progress",
+        [PROTO_MSG_READY] = "ready",
+        [PROTO_MSG_FAILED] = "failed",
+        [PROTO_MSG_WANT] = "want",
+        [PROTO_MSG_HASHES] = "hashes",
+        [PROTO_MSG_FETCH] = "fetch",
+        [PROTO_MSG_CHUNK] = "chunk",
+        [PROTO_MSG_LINK] = "link",
+        [PROTO_MSG_LINKED] = "linked",
+        [PROTO_MSG_BATCH] = "batch",
+        [PROTO_MSG_RESULT] = "result",
+        [PROTO_MSG_BYE] = "bye",
+        [PROTO_MSG_MEASURE] = "measure",
+        [PROTO_MSG_MEASURED] = "measured",
+        [PROTO_MSG_PROFILE] = "profile",
+        [PROTO_MSG_PROBE] = "probe",
+        [PROTO_MSG_PROBED] = "probed",
+        [PROTO_MSG_ECHO] = "echo",
+        [PROTO_MSG_ECHOED] = "echoed",
+        [PROTO_MSG_EXPERTS] = "experts",
+        [PROTO_MSG_EXPERTS_DONE] = "experts_done",
+        [PROTO_MSG_USAGE] = "usage",
+        [PROTO_MSG_USED] = "used",
     };
     unsigned i = (unsigned)kind;
     return i < sizeof names / sizeof *names && names[i] ? names[i] : "unknown";

@@ -43,7 +43,12 @@ enum proto_kind {
     PROTO_MSG_EXPERTS = 21,  /* stage -> expert host; payload: rows (worker/expert_rows.h) */
     PROTO_MSG_EXPERTS_DONE = 22, /* expert host -> stage; payload: the answer */
     PROTO_MSG_USAGE = 23,        /* coordinator -> stage: how often was each expert chosen? */
-    PROTO_MSG_USED = 24          /* stage -> coordinator; payload: see struct proto_used */
+    PROTO_MSG_USED = 24,         /* stage -> coordinator; payload: see struct proto_used */
+    PROTO_MSG_PROFILE = 25,  /* worker -> coordinator: what its machine can do */
+    PROTO_MSG_PROBE = 26,    /* coordinator -> worker: measure the link to another worker or here */
+    PROTO_MSG_PROBED = 27,   /* worker -> coordinator */
+    PROTO_MSG_ECHO = 28,     /* between any two: answer at once; payload: bytes that mean nothing */
+    PROTO_MSG_ECHOED = 29    /* back, without payload */
 };
 
 struct proto_hello {
@@ -61,6 +66,7 @@ struct proto_welcome {
     uint32_t worker;      /* number given by the coordinator */
     uint32_t ping_ms;     /* interval of pings */
     uint32_t deadline_ms; /* silence after which either side gives the other up */
+    bool profile;         /* the worker is to send its profile; may take a few seconds to measure */
 };
 
 struct proto_refuse {
@@ -109,6 +115,7 @@ struct proto_load {
     char *next_endpoint;                    /* "" for the last stage */
     uint8_t next_key[PROTO_KEY_BYTES];      /* public key of the next stage */
     uint8_t previous_key[PROTO_KEY_BYTES];  /* of the stage before, or of the coordinator */
+    char *synthetic; /* shape (shard/synthetic.h) whose weights are made, not loaded; "": none */
     char **files;                           /* local copy of the model to read, may be empty */
     uint32_t n_files;
     struct proto_host *hosts; /* all workers that hold experts */
@@ -173,6 +180,45 @@ struct proto_measure {
 
 struct proto_measured {
     double read_bytes_s;
+};
+
+/* A machine as its worker measured it with all its threads. A product of a row of k values with a
+ * matrix of n rows counts 2 n k operations; rates are operations a second. */
+struct proto_type_rate {
+    uint32_t type;     /* of the weights: enum kern_type */
+    double row_ops_s;  /* one row, weights that no cache holds */
+    double rows_ops_s; /* 512 rows */
+};
+
+struct proto_profile {
+    uint64_t free_bytes; /* memory that can be had without swapping, now */
+    double read_bytes_s; /* of memory, in sequence */
+    double float_ops_s;  /* of attention over a KV cache of F32 */
+    double wake_s;       /* from handing a loop to sleeping threads until all have done it */
+    double run_s;        /* the same while they still spin */
+    double disk_bytes_s; /* read from the cache directory's disk; 0: could not be measured */
+    struct proto_type_rate types[PROTO_MAX_PROFILE_TYPES];
+    uint32_t n_types;
+};
+
+struct proto_probe {
+    uint64_t number;               /* for the answer */
+    char *endpoint;                /* of the other worker; "": the coordinator by its own link */
+    uint8_t key[PROTO_KEY_BYTES];  /* of the other worker */
+};
+
+struct proto_probed {
+    uint64_t number;
+    double rtt_s, bytes_s; /* as in net/probe.h; 0: not reached, not measured */
+};
+
+struct proto_echo {
+    uint64_t number;
+    uint8_t proof[PROTO_KEY_BYTES]; /* as in a hello: workers answer members of the cluster only */
+};
+
+struct proto_echoed {
+    uint64_t number;
 };
 
 /* What a batch wants back of a range of rows. */
@@ -281,6 +327,11 @@ struct proto_msg {
         struct proto_result result;
         struct proto_measure measure;
         struct proto_measured measured;
+        struct proto_profile profile;
+        struct proto_probe probe;
+        struct proto_probed probed;
+        struct proto_echo echo;
+        struct proto_echoed echoed;
         struct proto_experts experts;
         struct proto_experts_done experts_done;
         struct proto_used used;

@@ -7,6 +7,11 @@
 #define MAX_PERIOD_MS     3600000u
 #define MAX_THREADS       65536u
 #define MAX_MEASURE_BYTES (64ull << 30)
+#define MAX_WEIGHT_TYPE   4096u /* numbers of types in files are far below */
+/* What no machine reaches, so that sums and quotients of rates stay numbers. */
+#define MIN_RATE    1.0
+#define MAX_RATE    1e18
+#define MAX_SECONDS 3600.0
 
 /* Where a failed check is reported. */
 struct check {
@@ -124,6 +129,7 @@ static enum proto_status check_load(const struct check *c, const struct proto_lo
     TRY(number(c, "max_seqs", load->max_seqs, 1, PROTO_MAX_SEQUENCES));
     TRY(number(c, "max_rows", load->max_rows, 1, PROTO_MAX_BATCH_ROWS));
     TRY(string(c, "next_endpoint", load->next_endpoint));
+    TRY(string(c, "synthetic", load->synthetic));
     TRY(list(c, "files", load->files, load->n_files, PROTO__MAX_FILES));
     for (uint32_t i = 0; i < load->n_files; i++)
         TRY(string(c, "files", load->files[i]));
@@ -200,6 +206,31 @@ static enum proto_status check_measured(const struct check *c,
     return PROTO_OK;
 }
 
+static enum proto_status real(const struct check *c, const char *field, double value, double min,
+                              double max)
+{
+    if (value >= min && value <= max) /* false for what is no number */
+        return PROTO_OK;
+    return proto_fail(c->error, c->status, "%s message: %s is %g, expected %g to %g", c->kind,
+                      field, value, min, max);
+}
+
+static enum proto_status check_profile(const struct check *c, const struct proto_profile *profile)
+{
+    TRY(real(c, "read_bytes_s", profile->read_bytes_s, MIN_RATE, MAX_RATE));
+    TRY(real(c, "float_ops_s", profile->float_ops_s, MIN_RATE, MAX_RATE));
+    TRY(real(c, "wake_s", profile->wake_s, 0, MAX_SECONDS));
+    TRY(real(c, "run_s", profile->run_s, 0, MAX_SECONDS));
+    TRY(real(c, "disk_bytes_s", profile->disk_bytes_s, 0, MAX_RATE));
+    TRY(number(c, "types", profile->n_types, 0, PROTO_MAX_PROFILE_TYPES));
+    for (uint32_t i = 0; i < profile->n_types; i++) {
+        TRY(number(c, "type", profile->types[i].type, 0, MAX_WEIGHT_TYPE));
+        TRY(real(c, "row_ops_s", profile->types[i].row_ops_s, MIN_RATE, MAX_RATE));
+        TRY(real(c, "rows_ops_s", profile->types[i].rows_ops_s, MIN_RATE, MAX_RATE));
+    }
+    return PROTO_OK;
+}
+
 static enum proto_status check_done(const struct check *c, const struct proto_experts_done *done)
 {
     if (done->status != PROTO_OK)
@@ -249,6 +280,13 @@ enum proto_status proto__msg_check(const struct proto_msg *msg, enum proto_statu
         return number(&c, "bytes", msg->measure.bytes, 1, MAX_MEASURE_BYTES);
     case PROTO_MSG_MEASURED:
         return check_measured(&c, &msg->measured);
+    case PROTO_MSG_PROFILE:
+        return check_profile(&c, &msg->profile);
+    case PROTO_MSG_PROBE:
+        return string(&c, "endpoint", msg->probe.endpoint);
+    case PROTO_MSG_PROBED:
+        TRY(real(&c, "rtt_s", msg->probed.rtt_s, 0, MAX_SECONDS));
+        return real(&c, "bytes_s", msg->probed.bytes_s, 0, MAX_RATE);
     case PROTO_MSG_EXPERTS:
         return number(&c, "layer", msg->experts.layer, 0, PROTO_MAX_LAYERS - 1);
     case PROTO_MSG_EXPERTS_DONE:
@@ -261,6 +299,8 @@ enum proto_status proto__msg_check(const struct proto_msg *msg, enum proto_statu
     case PROTO_MSG_LINK:
     case PROTO_MSG_LINKED:
     case PROTO_MSG_BYE:
+    case PROTO_MSG_ECHO:
+    case PROTO_MSG_ECHOED:
     case PROTO_MSG_USAGE:
         return PROTO_OK;
     }

@@ -241,6 +241,8 @@ static enum proto_status take_load(struct proto_load *out, const Wire__Load *loa
     out->has_stage = load->has_stage;
     enum proto_status status = take_text(&out->next_endpoint, load->next_endpoint, error);
     if (status == PROTO_OK)
+        status = take_text(&out->synthetic, load->synthetic, error);
+    if (status == PROTO_OK)
         status = take_key(out->next_key, &load->next_key, error);
     if (status == PROTO_OK)
         status = take_key(out->previous_key, &load->previous_key, error);
@@ -327,6 +329,34 @@ static enum proto_status take_result(struct proto_result *out, const Wire__Resul
     return PROTO_OK;
 }
 
+static enum proto_status take_profile(struct proto_profile *out, const Wire__Profile *profile,
+                                      struct proto_error *error)
+{
+    size_t n = profile->n_type;
+    if (profile->n_row_ops_s != n || profile->n_rows_ops_s != n || n > PROTO_MAX_PROFILE_TYPES)
+        return bad(error, "a wrong number of types");
+    *out = (struct proto_profile){.free_bytes = profile->free_bytes,
+                                  .read_bytes_s = profile->read_bytes_s,
+                                  .float_ops_s = profile->float_ops_s,
+                                  .wake_s = profile->wake_s,
+                                  .run_s = profile->run_s,
+                                  .disk_bytes_s = profile->disk_bytes_s,
+                                  .n_types = (uint32_t)n};
+    for (size_t i = 0; i < n; i++)
+        out->types[i] = (struct proto_type_rate){.type = profile->type[i],
+                                                 .row_ops_s = profile->row_ops_s[i],
+                                                 .rows_ops_s = profile->rows_ops_s[i]};
+    return PROTO_OK;
+}
+
+static enum proto_status take_probe(struct proto_probe *out, const Wire__Probe *probe,
+                                    struct proto_error *error)
+{
+    out->number = probe->number;
+    enum proto_status status = take_text(&out->endpoint, probe->endpoint, error);
+    return status == PROTO_OK ? take_key(out->key, &probe->key, error) : status;
+}
+
 static enum proto_status take_done(struct proto_experts_done *out, const Wire__ExpertsDone *done,
                                    struct proto_error *error)
 {
@@ -344,8 +374,9 @@ static void take_plain(struct proto_msg *out, const Wire__Msg *wire)
 {
     switch (out->kind) {
     case PROTO_MSG_WELCOME:
-        out->welcome = (struct proto_welcome){wire->welcome->worker, wire->welcome->ping_ms,
-                                              wire->welcome->deadline_ms};
+        out->welcome =
+            (struct proto_welcome){wire->welcome->worker, wire->welcome->ping_ms,
+                                   wire->welcome->deadline_ms, wire->welcome->profile != 0};
         break;
     case PROTO_MSG_PING:
         out->ping.sent_ns = wire->ping->sent_ns;
@@ -398,6 +429,13 @@ static void take_plain(struct proto_msg *out, const Wire__Msg *wire)
     case PROTO_MSG_MEASURED:
         out->measured.read_bytes_s = wire->measured->read_bytes_s;
         break;
+    case PROTO_MSG_PROBED:
+        out->probed =
+            (struct proto_probed){wire->probed->number, wire->probed->rtt_s, wire->probed->bytes_s};
+        break;
+    case PROTO_MSG_ECHOED:
+        out->echoed.number = wire->echoed->number;
+        break;
     case PROTO_MSG_EXPERTS:
         out->experts = (struct proto_experts){.epoch = wire->experts->epoch,
                                               .number = wire->experts->number,
@@ -433,6 +471,13 @@ static enum proto_status take(struct proto_msg *out, const Wire__Msg *wire,
         return take_batch(&out->batch, wire->batch, error);
     case PROTO_MSG_RESULT:
         return take_result(&out->result, wire->result, error);
+    case PROTO_MSG_PROFILE:
+        return take_profile(&out->profile, wire->profile, error);
+    case PROTO_MSG_PROBE:
+        return take_probe(&out->probe, wire->probe, error);
+    case PROTO_MSG_ECHO:
+        out->echo.number = wire->echo->number;
+        return take_key(out->echo.proof, &wire->echo->proof, error);
     case PROTO_MSG_EXPERTS_DONE:
         return take_done(&out->experts_done, wire->experts_done, error);
     default:

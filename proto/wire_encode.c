@@ -12,7 +12,8 @@ static_assert(sizeof(struct proto_stage_time) == PROTO__TIME_WORDS * sizeof(uint
 static_assert(sizeof(struct proto_host_time) == PROTO__HOST_TIME_WORDS * sizeof(uint64_t) &&
                   sizeof(struct proto_part) == PROTO__PART_WORDS * sizeof(uint32_t),
               "as are what a batch had of a host, and a part of experts");
-static_assert((int)PROTO_MSG_USED == (int)WIRE__MSG__BODY_USED, "a kind is the number of its body");
+static_assert((int)PROTO_MSG_ECHOED == (int)WIRE__MSG__BODY_ECHOED,
+              "a kind is the number of its body");
 
 /* The body of any message; a pointer to it goes into the oneof. */
 union body {
@@ -32,6 +33,11 @@ union body {
     Wire__Bye bye;
     Wire__Measure measure;
     Wire__Measured measured;
+    Wire__Profile profile;
+    Wire__Probe probe;
+    Wire__Probed probed;
+    Wire__Echo echo;
+    Wire__Echoed echoed;
     Wire__Experts experts;
     Wire__ExpertsDone experts_done;
     Wire__Usage usage;
@@ -70,6 +76,7 @@ static void fill_welcome(Wire__Welcome *out, const struct proto_welcome *welcome
     out->worker = welcome->worker;
     out->ping_ms = welcome->ping_ms;
     out->deadline_ms = welcome->deadline_ms;
+    out->profile = welcome->profile;
 }
 
 static void fill_refuse(Wire__Refuse *out, const struct proto_refuse *refuse)
@@ -138,6 +145,7 @@ static enum proto_status fill_load(Wire__Load *out, const struct proto_load *loa
     out->max_rows = load->max_rows;
     out->inexact = load->inexact;
     out->next_endpoint = text(load->next_endpoint);
+    out->synthetic = text(load->synthetic);
     out->next_key = key(load->next_key);
     out->previous_key = key(load->previous_key);
     out->n_files = load->n_files;
@@ -310,6 +318,65 @@ static void fill_measured(Wire__Measured *out, const struct proto_measured *meas
     out->read_bytes_s = measured->read_bytes_s;
 }
 
+static enum proto_status fill_profile(Wire__Profile *out, const struct proto_profile *profile,
+                                      void **scratch, struct proto_error *error)
+{
+    const size_t n = profile->n_types;
+    size_t need = n * (2 * sizeof(double) + sizeof(uint32_t));
+    double *row = malloc(need ? need : 1);
+    if (!row)
+        return proto_fail_nomem(error, need, "a profile message");
+    *scratch = row;
+    double *rows = row + n;
+    uint32_t *types = (uint32_t *)(rows + n);
+    for (size_t i = 0; i < n; i++) {
+        types[i] = profile->types[i].type;
+        row[i] = profile->types[i].row_ops_s;
+        rows[i] = profile->types[i].rows_ops_s;
+    }
+    wire__profile__init(out);
+    out->free_bytes = profile->free_bytes;
+    out->read_bytes_s = profile->read_bytes_s;
+    out->float_ops_s = profile->float_ops_s;
+    out->wake_s = profile->wake_s;
+    out->run_s = profile->run_s;
+    out->disk_bytes_s = profile->disk_bytes_s;
+    out->n_type = out->n_row_ops_s = out->n_rows_ops_s = n;
+    out->type = types;
+    out->row_ops_s = row;
+    out->rows_ops_s = rows;
+    return PROTO_OK;
+}
+
+static void fill_probe(Wire__Probe *out, const struct proto_probe *probe)
+{
+    wire__probe__init(out);
+    out->number = probe->number;
+    out->endpoint = text(probe->endpoint);
+    out->key = key(probe->key);
+}
+
+static void fill_probed(Wire__Probed *out, const struct proto_probed *probed)
+{
+    wire__probed__init(out);
+    out->number = probed->number;
+    out->rtt_s = probed->rtt_s;
+    out->bytes_s = probed->bytes_s;
+}
+
+static void fill_echo(Wire__Echo *out, const struct proto_echo *echo)
+{
+    wire__echo__init(out);
+    out->number = echo->number;
+    out->proof = key(echo->proof);
+}
+
+static void fill_echoed(Wire__Echoed *out, const struct proto_echoed *echoed)
+{
+    wire__echoed__init(out);
+    out->number = echoed->number;
+}
+
 /* WANT, HASHES, FETCH and CHUNK as the one body that carries them. */
 static struct proto_fetch piece_of(const struct proto_msg *msg)
 {
@@ -383,6 +450,20 @@ static enum proto_status fill(union body *body, const struct proto_msg *msg, voi
         break;
     case PROTO_MSG_MEASURED:
         fill_measured(&body->measured, &msg->measured);
+        break;
+    case PROTO_MSG_PROFILE:
+        return fill_profile(&body->profile, &msg->profile, scratch, error);
+    case PROTO_MSG_PROBE:
+        fill_probe(&body->probe, &msg->probe);
+        break;
+    case PROTO_MSG_PROBED:
+        fill_probed(&body->probed, &msg->probed);
+        break;
+    case PROTO_MSG_ECHO:
+        fill_echo(&body->echo, &msg->echo);
+        break;
+    case PROTO_MSG_ECHOED:
+        fill_echoed(&body->echoed, &msg->echoed);
         break;
     case PROTO_MSG_EXPERTS:
         fill_experts(&body->experts, &msg->experts);

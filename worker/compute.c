@@ -2,7 +2,9 @@
 #include "worker/compute.h"
 
 #include "kernels/bandwidth.h"
+#include "proto/log.h"
 #include "worker/answer.h"
+#include "worker/profile.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -11,6 +13,7 @@
 struct job {
     struct job *next;
     struct worker_slice *slice; /* NULL: a measurement */
+    bool profile;               /* which is that of the machine */
     struct proto_batch batch;
     struct net_payload *payload;
     uint64_t received_ns;
@@ -26,6 +29,7 @@ struct worker_compute {
     pthread_cond_t changed; /* queue, busy or stopping */
     struct job *first, **last;
     bool busy, stopping;
+    atomic_bool cancel; /* of a measurement */
 };
 
 static void job_destroy(struct job *job)
@@ -213,6 +217,26 @@ static void run_measure(struct worker_compute *compute, const struct job *job)
     deliver(compute, output);
 }
 
+static void run_profile(struct worker_compute *compute)
+{
+    const struct worker_profile_options options = {.pool = compute->pool,
+                                                   .table = compute->options.table,
+                                                   .cache_dir = compute->options.cache_dir,
+                                                   .cancel = &compute->cancel};
+    struct proto_error error = {0};
+    struct worker_output *output = calloc(1, sizeof *output);
+    if (!output)
+        return;
+    output->msg.kind = PROTO_MSG_PROFILE;
+    if (worker_profile_get(&output->msg.profile, &options, &error) == PROTO_OK) {
+        deliver(compute, output);
+        return;
+    }
+    free(output);
+    if (error.status != PROTO_CANCELLED)
+        proto_log(PROTO_LOG_WARN, "WORKER-PROFILE-FAILED", "error=\"%s\"", error.text);
+}
+
 static struct job *next_job(struct worker_compute *compute)
 {
     pthread_mutex_lock(&compute->mutex);
@@ -237,7 +261,9 @@ static void *compute_main(void *arg)
     struct job *job;
     while ((job = next_job(compute))) {
         struct proto_error error = {0};
-        if (!job->slice)
+        if (job->profile)
+            run_profile(compute);
+        else if (!job->slice)
             run_measure(compute, job);
         else if (run_batch(compute, job, &error) != PROTO_OK)
             deliver_failure(compute, job, &error);
@@ -272,27 +298,34 @@ enum proto_status worker_compute_create(struct worker_compute **out,
     return PROTO_OK;
 }
 
-static void drop_queue(struct worker_compute *compute)
+/* Those of a slice, or all. */
+static void drop_queue(struct worker_compute *compute, bool all)
 {
-    while (compute->first) {
-        struct job *job = compute->first;
-        compute->first = job->next;
+    struct job **at = &compute->first;
+    while (*at) {
+        struct job *job = *at;
+        if (!job->slice && !all) {
+            at = &job->next;
+            continue;
+        }
+        *at = job->next;
         job_destroy(job);
     }
-    compute->last = &compute->first;
+    compute->last = at;
 }
 
 void worker_compute_destroy(struct worker_compute *compute)
 {
     if (!compute)
         return;
+    atomic_store(&compute->cancel, true);
     pthread_mutex_lock(&compute->mutex);
     compute->stopping = true;
     pthread_cond_broadcast(&compute->changed);
     pthread_mutex_unlock(&compute->mutex);
     if (compute->started)
         pthread_join(compute->thread, NULL);
-    drop_queue(compute);
+    drop_queue(compute, true);
     kern_pool_destroy(compute->pool);
     pthread_cond_destroy(&compute->changed);
     pthread_mutex_destroy(&compute->mutex);
@@ -345,11 +378,21 @@ enum proto_status worker_compute_measure(struct worker_compute *compute, uint64_
     return PROTO_OK;
 }
 
+enum proto_status worker_compute_profile(struct worker_compute *compute, struct proto_error *error)
+{
+    struct job *job = calloc(1, sizeof *job);
+    if (!job)
+        return proto_fail_nomem(error, sizeof *job, "a measurement");
+    job->profile = true;
+    enqueue(compute, job);
+    return PROTO_OK;
+}
+
 void worker_compute_drain(struct worker_compute *compute)
 {
     pthread_mutex_lock(&compute->mutex);
-    drop_queue(compute);
-    while (compute->busy)
+    drop_queue(compute, false);
+    while (compute->busy || compute->first)
         pthread_cond_wait(&compute->changed, &compute->mutex);
     pthread_mutex_unlock(&compute->mutex);
 }

@@ -23,6 +23,7 @@ void worker_output_destroy(struct worker_output *output);
 struct worker_compute_options {
     const struct kern_table *table;
     unsigned threads;
+    const char *cache_dir;      /* where the machine's profile is kept; NULL: the default */
     struct worker_asker *asker; /* that the slices' executors ask by */
     /* Takes the output. Never blocks. */
     void (*deliver)(void *arg, struct worker_output *output);
@@ -51,7 +52,11 @@ enum proto_status worker_compute_batch(struct worker_compute *compute, struct wo
 enum proto_status worker_compute_measure(struct worker_compute *compute, uint64_t bytes,
                                          struct proto_error *error);
 
-/* Drops queued batches and waits until none is in work, so that a slice may be destroyed. */
+/* Queues a profile of the machine, which is delivered; what fails is logged. Measured by the
+ * thread that computes, and so never beside a batch, and before a slice is built. */
+enum proto_status worker_compute_profile(struct worker_compute *compute, struct proto_error *error);
+
+/* Drops queued batches and waits until nothing is in work, so that a slice may be destroyed. */
 void worker_compute_drain(struct worker_compute *compute);
 
 #endif

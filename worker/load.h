@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 
 #include "shard/store.h"
+#include "shard/synthetic.h"
 #include "worker/exec.h"
 
 /* Brings pieces from elsewhere. Calls come from the loading thread only. */
@@ -29,12 +30,13 @@ struct worker_fetch {
 };
 
 struct worker_load_options {
-    struct kern_pool *pool;           /* packs in parallel */
-    const struct shard_gguf *file;    /* a local copy of the model, the card's tensors in the same
-                                         order with data; or NULL */
-    struct shard_store *store;        /* of pieces, used where file is NULL */
-    struct shard_store *packed;       /* keeps packed weights; or NULL */
-    const struct worker_fetch *fetch; /* used where the store lacks a piece */
+    struct kern_pool *pool;        /* packs in parallel */
+    const struct shard_gguf *file; /* a local copy of the model, the card's tensors in the same
+                                      order with data; or NULL */
+    const struct shard_synthetic *synthetic; /* makes the weights, where it is not NULL */
+    struct shard_store *store;               /* of pieces, used where file is NULL */
+    struct shard_store *packed;              /* keeps packed weights; or NULL */
+    const struct worker_fetch *fetch;        /* used where the store lacks a piece */
     /* Called after each piece: bytes of the file's tensors done, of all, and fetched so far. */
     void (*progress)(void *arg, uint64_t done, uint64_t total, uint64_t fetched);
     void *progress_arg;

@@ -145,11 +145,28 @@ static enum proto_status map_stored(struct worker__source *source, uint64_t numb
     return status;
 }
 
+/* Many tensors may be open at once: each has memory only while its pieces are asked for. */
+static enum proto_status make_piece(struct worker__source *source, uint64_t i,
+                                    const struct shard_piece *piece, struct worker__loan *loan,
+                                    struct proto_error *error)
+{
+    if (!source->made.bytes) {
+        enum proto_status status = shard_synthetic_tensor_init(
+            &source->made, source->options->synthetic, source->number, error);
+        if (status)
+            return status;
+    }
+    loan->data = shard_synthetic_piece(&source->made, i, piece);
+    return PROTO_OK;
+}
+
 enum proto_status worker__source_borrow(struct worker__source *source, uint64_t i,
                                         struct worker__loan *loan, struct proto_error *error)
 {
     struct shard_piece piece = shard_pieces_get(source->tensor, i);
     *loan = (struct worker__loan){0};
+    if (source->options->synthetic)
+        return make_piece(source, i, &piece, loan, error);
     if (source->local) {
         loan->data = source->local + piece.offset;
         return PROTO_OK;
@@ -182,13 +199,14 @@ static void let_pages_go(const uint8_t *data, uint64_t bytes)
         madvise((void *)first, end - first, MADV_DONTNEED);
 }
 
-void worker__source_return(const struct worker__source *source, uint64_t i,
-                           struct worker__loan *loan)
+void worker__source_return(struct worker__source *source, uint64_t i, struct worker__loan *loan)
 {
     if (source->local)
         let_pages_go(loan->data, shard_pieces_get(source->tensor, i).bytes);
     shard_store_unmap(&loan->mapped);
     free(loan->owned);
+    if (i + 1 == shard_pieces_count(source->tensor))
+        shard_synthetic_tensor_finish(&source->made);
     *loan = (struct worker__loan){0};
 }
 
@@ -237,6 +255,8 @@ enum proto_status worker__source_init(struct worker__source *source,
 {
     *source = (struct worker__source){
         .options = options, .tensor = shard_gguf_tensor(card, number), .number = number};
+    if (options->synthetic)
+        return PROTO_OK;
     return options->file ? find_local(source, error) : ask_hashes(source, error);
 }
 
@@ -244,6 +264,7 @@ void worker__source_finish(struct worker__source *source)
 {
     free(source->hashes);
     source->hashes = NULL;
+    shard_synthetic_tensor_finish(&source->made);
 }
 
 /* Of the model's files, as they were when opened. */

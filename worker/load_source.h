@@ -3,6 +3,7 @@
  * Where a tensor's bytes come from while weights are loaded. For each piece, the first of these
  * that has it:
  *
+ *   the synthetic    made, where the model is
  *   the local file   as mapped, not hashed: it is this machine's own copy
  *   the store        mapped and hashed
  *   the fetch        into the store, which hashes it, and then as above; into memory where there is
@@ -21,8 +22,9 @@ struct worker__source {
     const struct shard_tensor *tensor;         /* as the model card has it */
     uint32_t number;                           /* in the model card */
     const uint8_t *local;                      /* its bytes in the local file, or NULL */
-    uint8_t *hashes;  /* of its pieces, where there is no local file; owned */
-    uint64_t fetched; /* bytes that came over the network so far */
+    uint8_t *hashes;                    /* of its pieces, where there is no local file; owned */
+    uint64_t fetched;                   /* bytes that came over the network so far */
+    struct shard_synthetic_tensor made; /* from the first piece to the last */
 };
 
 /* A piece's bytes, for as long as they are needed. */
@@ -51,7 +53,6 @@ void worker__source_drop(const struct worker__source *source);
  * the bytes fetched are wrong time after time. */
 enum proto_status worker__source_borrow(struct worker__source *source, uint64_t i,
                                         struct worker__loan *loan, struct proto_error *error);
-void worker__source_return(const struct worker__source *source, uint64_t i,
-                           struct worker__loan *loan);
+void worker__source_return(struct worker__source *source, uint64_t i, struct worker__loan *loan);
 
 #endif

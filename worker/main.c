@@ -3,6 +3,7 @@
 #include "kernels/pool.h"
 #include "net/address.h"
 #include "proto/log.h"
+#include "worker/profile.h"
 #include "worker/session.h"
 
 #include <getopt.h>
@@ -15,6 +16,7 @@
 
 static const char usage[] =
     "usage: caravan-worker --join HOST:PORT --token TOKEN [options]\n"
+    "       caravan-worker --profile [options]\n"
     "\n"
     "Offers this machine to a Caravan cluster: waits for its coordinator, loads the part of the\n"
     "model that it is given, and computes. Ctrl-C leaves the cluster.\n"
@@ -33,8 +35,10 @@ static const char usage[] =
     "  --key-file FILE      this machine's own key (default: ~/.config/caravan/worker.key)\n"
     "  --cache-dir DIR      where weights are kept for the next start (default: "
     "~/.cache/caravan)\n"
-    "  --keep-packed on|off  keep them as they are computed with, a second copy where this machine\n"
+    "  --keep-packed on|off  keep them as they are computed with, a second copy where this "
+    "machine\n"
     "                       has the model file (default: on)\n"
+    "  --profile            measure this machine, print what it can do, and end\n"
     "  --log LEVEL          error, warn, info or debug (default: info)\n"
     "  --local              the coordinator is this program's parent: end with it\n"
     "  --help\n";
@@ -44,7 +48,7 @@ struct arguments {
         *cache_dir;
     unsigned long threads;
     double memory_gb;
-    bool discard_packed, local;
+    bool discard_packed, local, profile;
 };
 
 enum {
@@ -61,6 +65,7 @@ enum {
     OPT_KEEP_PACKED,
     OPT_LOG,
     OPT_LOCAL,
+    OPT_PROFILE,
     OPT_HELP
 };
 
@@ -79,6 +84,7 @@ static const struct option long_options[] = {
     {"keep-packed", required_argument, NULL, OPT_KEEP_PACKED},
     {"log", required_argument, NULL, OPT_LOG},
     {"local", no_argument, NULL, OPT_LOCAL},
+    {"profile", no_argument, NULL, OPT_PROFILE},
     {"help", no_argument, NULL, OPT_HELP},
     {NULL, 0, NULL, 0},
 };
@@ -161,6 +167,9 @@ static bool take_option(struct arguments *args, int option)
     case OPT_LOCAL:
         args->local = true;
         return true;
+    case OPT_PROFILE:
+        args->profile = true;
+        return true;
     case 't':
         return take_threads(args, optarg);
     case OPT_MEMORY:
@@ -193,7 +202,7 @@ static int parse(struct arguments *args, int argc, char **argv)
                 argv[optind]);
         return 3;
     }
-    if (!args->token) {
+    if (!args->token && !args->profile) {
         fprintf(stderr, "caravan-worker: --token is missing; `caravan keygen` on the coordinator "
                         "prints one\n");
         return 3;
@@ -259,6 +268,11 @@ static enum proto_status own_key(const struct arguments *args, struct net_keypai
     return status == PROTO_OK ? net_keypair_load_or_create(own, path, error) : status;
 }
 
+static unsigned thread_count(const struct arguments *args)
+{
+    return args->threads ? (unsigned)args->threads : kern_machine_processors();
+}
+
 static enum proto_status make_options(const struct arguments *args,
                                       struct worker_session_options *options,
                                       struct proto_error *error)
@@ -277,7 +291,7 @@ static enum proto_status make_options(const struct arguments *args,
         .expert_listen = args->expert_listen ? expert_listen : NULL,
         .cache_dir = args->cache_dir,
         .keep_packed = !args->discard_packed,
-        .threads = args->threads ? (unsigned)args->threads : kern_machine_processors(),
+        .threads = thread_count(args),
         .memory_bytes = args->memory_gb > 0 ? (uint64_t)(args->memory_gb * 1e9)
                                             : kern_machine_free_memory() / 10 * 9,
         .local = args->local};
@@ -296,10 +310,36 @@ static enum proto_status make_options(const struct arguments *args,
     return own_key(args, &options->own, error);
 }
 
+/* Measures, whether or not a profile is kept, and keeps what it finds. */
+static enum proto_status show_profile(const struct arguments *args, struct proto_error *error)
+{
+    struct worker_profile_options options = {.cache_dir = args->cache_dir, .anew = true};
+    struct proto_profile profile;
+    struct kern_pool *pool = NULL;
+    enum proto_status status = choose_table(args, &options.table, error);
+    if (!status)
+        status = kern_pool_create(&pool, thread_count(args), error);
+    options.pool = pool;
+    if (!status)
+        status = worker_profile_get(&profile, &options, error);
+    kern_pool_destroy(pool);
+    if (status)
+        return status;
+    printf("%u threads, %s\n\n", thread_count(args), options.table->name);
+    worker_profile_print(&profile, stdout);
+    return PROTO_OK;
+}
+
+static enum proto_status join(const struct arguments *args, struct proto_error *error)
+{
+    struct worker_session_options options;
+    enum proto_status status = make_options(args, &options, error);
+    return status ? status : worker_session_run(&options, error);
+}
+
 int main(int argc, char **argv)
 {
     struct arguments args = {0};
-    struct worker_session_options options;
     struct proto_error error;
     proto_log_set_level(PROTO_LOG_INFO);
     int stop = parse(&args, argc, argv);
@@ -309,8 +349,7 @@ int main(int argc, char **argv)
     if (args.local && (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent))
         return 1;
     signal(SIGPIPE, SIG_IGN);
-    if (make_options(&args, &options, &error) != PROTO_OK ||
-        worker_session_run(&options, &error) != PROTO_OK) {
+    if ((args.profile ? show_profile(&args, &error) : join(&args, &error)) != PROTO_OK) {
         fprintf(stderr, "caravan-worker: %s\n", error.text);
         return 1;
     }

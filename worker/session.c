@@ -11,6 +11,7 @@
 #include "net/link.h"
 #include "proto/log.h"
 #include "worker/loader.h"
+#include "worker/prober.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -57,6 +58,7 @@ struct session {
     struct net_timer *timer;
     struct net_link *coordinator, *listener, *next;
     struct worker_compute *compute;
+    struct worker_prober *prober;
     struct worker_asker *asker;
     struct worker_expert_server *experts;
     struct worker_loader *loader;
@@ -209,7 +211,8 @@ static void send_output(void *arg)
         if (net_link_send(s->coordinator, 0, msg, &output->payload, &error) != PROTO_OK)
             proto_log(PROTO_LOG_WARN, "WORKER-RESULT-LOST", "batch=%llu error=\"%s\"",
                       (unsigned long long)msg->result.batch, error.text);
-    } else if (msg->kind == PROTO_MSG_FAILED || msg->kind == PROTO_MSG_MEASURED) {
+    } else if (msg->kind == PROTO_MSG_FAILED || msg->kind == PROTO_MSG_MEASURED ||
+               msg->kind == PROTO_MSG_PROFILE) {
         tell(s, msg);
     }
     worker_output_destroy(output);
@@ -323,9 +326,12 @@ static void lose_coordinator(struct session *s, const char *why)
 
 static void take_welcome(struct session *s, const struct proto_welcome *welcome)
 {
+    struct proto_error error;
     s->deadline_ms = welcome->deadline_ms;
     if (s->state == STATE_JOINING) {
         set_state(s, STATE_JOINED);
+        if (welcome->profile && worker_compute_profile(s->compute, &error) != PROTO_OK)
+            proto_log(PROTO_LOG_WARN, "WORKER-PROFILE-FAILED", "error=\"%s\"", error.text);
         proto_log(PROTO_LOG_INFO, "WORKER-JOINED", "worker=%u coordinator=%s", welcome->worker,
                   s->options->endpoint);
     }
@@ -403,8 +409,25 @@ static void on_coordinator(void *arg, net_peer from, const uint8_t *key, struct 
         take_measure(s, &msg->measure);
     else if (msg->kind == PROTO_MSG_USAGE)
         take_usage(s);
+    else if (msg->kind == PROTO_MSG_PROBE && joined)
+        worker_prober_start(s->prober, &msg->probe);
+    else if (msg->kind == PROTO_MSG_ECHO)
+        net_probe_answer(s->coordinator, 0, &msg->echo);
+    else if (msg->kind == PROTO_MSG_ECHOED)
+        worker_prober_echoed(s->prober, &msg->echoed);
     else if (msg->kind == PROTO_MSG_BYE)
         take_goodbye(s);
+}
+
+/* Another worker measures the link to this one; strangers have no proof and get no answer. The
+ * connection is forgotten with the echo unless it is that of the stage before. */
+static void take_echo(struct session *s, net_peer from, const uint8_t *key,
+                      const struct proto_echo *echo)
+{
+    if (net_proof_ok(echo->proof, s->options->token.secret, key))
+        net_probe_answer(s->listener, from, echo);
+    if (memcmp(key, load_of(s)->previous_key, PROTO_KEY_BYTES) != 0)
+        net_link_forget(s->listener, from);
 }
 
 /* The stage before this one. Others are known to nobody here and get no answer. */
@@ -413,6 +436,10 @@ static void on_previous(void *arg, net_peer from, const uint8_t *key, struct pro
 {
     struct session *s = arg;
     const struct proto_load *load = load_of(s);
+    if (msg->kind == PROTO_MSG_ECHO) {
+        take_echo(s, from, key, &msg->echo);
+        return;
+    }
     if (!load->has_stage || load->stage == 0 ||
         memcmp(key, load->previous_key, PROTO_KEY_BYTES) != 0) {
         net_link_forget(s->listener, from);
@@ -527,6 +554,7 @@ static void on_tick(void *arg)
         lose_coordinator(s, "it has been silent for longer than the deadline");
     else if (s->state == STATE_LINKING)
         link_again(s, now_ns);
+    worker_prober_tick(s->prober, now_ns);
 }
 
 static void on_terminate(void *arg)
@@ -566,6 +594,15 @@ static enum proto_status open_listener(struct session *s, struct proto_error *er
     return status;
 }
 
+static enum proto_status open_prober(struct session *s, struct proto_error *error)
+{
+    const struct worker_prober_options options = {.loop = s->loop,
+                                                  .own = &s->options->own,
+                                                  .secret = s->options->token.secret,
+                                                  .coordinator = s->coordinator};
+    return worker_prober_create(&s->prober, &options, error);
+}
+
 /* The experts' thread, at the same address as the listener's but for the port. */
 static enum proto_status open_experts(struct session *s, struct proto_error *error)
 {
@@ -594,6 +631,7 @@ static enum proto_status open_compute(struct session *s, struct proto_error *err
     const struct worker_session_options *o = s->options;
     struct worker_compute_options compute = {.table = o->table,
                                              .threads = o->threads,
+                                             .cache_dir = o->cache_dir,
                                              .asker = s->asker,
                                              .deliver = deliver_output,
                                              .arg = s};
@@ -634,6 +672,7 @@ static enum proto_status open_session(struct session *s, struct proto_error *err
         (status = open_compute(s, error)) || (status = open_loader(s, error)) ||
         (status = net_link_connect(&s->coordinator, s->loop, o->endpoint, &o->own,
                                    o->token.cluster_key, &handler, error)) ||
+        (status = open_prober(s, error)) ||
         (status = net_timer_create(&s->timer, s->loop, TICK_MS, on_tick, s, error)))
         return status;
     return PROTO_OK;
@@ -653,6 +692,7 @@ static void close_session(struct session *s)
     worker_compute_destroy(s->compute);
     worker_asker_destroy(s->asker);
     net_timer_destroy(s->timer);
+    worker_prober_destroy(s->prober);
     net_link_destroy(s->next, 0);
     net_link_destroy(s->listener, 0);
     net_link_destroy(s->coordinator, 200);

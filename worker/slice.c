@@ -52,6 +52,28 @@ static enum proto_status open_store(struct shard_store **out,
     return PROTO_OK;
 }
 
+static bool is_synthetic(const struct proto_load *load)
+{
+    return load->synthetic && load->synthetic[0];
+}
+
+/* *out stays NULL where the model has weights of its own. */
+static enum proto_status open_synthetic(struct shard_synthetic **out, const struct shard_gguf *card,
+                                        const struct proto_load *load, struct proto_error *error)
+{
+    if (!is_synthetic(load))
+        return PROTO_OK;
+    enum proto_status status = shard_synthetic_create(out, load->synthetic, error);
+    if (status != PROTO_OK || same_tensors(card, shard_synthetic_gguf(*out)))
+        return status;
+    shard_synthetic_destroy(*out);
+    *out = NULL;
+    return proto_fail(error, PROTO_VERSION,
+                      "the synthetic model %.64s has other tensors here than at the coordinator; "
+                      "install the same release of Caravan on both machines",
+                      load->synthetic);
+}
+
 /* What is loaded already, before the program at hand. */
 struct before {
     const struct worker_slice_options *options;
@@ -94,13 +116,17 @@ static enum proto_status load_weights(struct worker_slice *slice, const struct p
     struct shard_gguf *file = NULL;
     struct shard_store *store = NULL;
     struct kern_pool *pool = NULL;
-    enum proto_status status = open_local_copy(&file, slice->gguf, load, error);
-    if (status == PROTO_OK)
+    struct shard_synthetic *synthetic = NULL;
+    enum proto_status status = open_synthetic(&synthetic, slice->gguf, load, error);
+    if (status == PROTO_OK && !synthetic)
+        status = open_local_copy(&file, slice->gguf, load, error);
+    if (status == PROTO_OK && !synthetic)
         status = open_store(&store, options, file != NULL, error);
     if (status == PROTO_OK)
         status = kern_pool_create(&pool, options->threads, error);
     if (status == PROTO_OK) {
         struct worker_load_options how = {.pool = pool,
+                                          .synthetic = synthetic,
                                           .file = file,
                                           .store = store,
                                           .packed = options->keep_packed ? store : NULL,
@@ -111,6 +137,7 @@ static enum proto_status load_weights(struct worker_slice *slice, const struct p
     kern_pool_destroy(pool);
     shard_store_close(store);
     shard_gguf_close(file);
+    shard_synthetic_destroy(synthetic);
     return status;
 }
 
@@ -161,6 +188,8 @@ static void remember_load(struct worker_slice *slice, const struct proto_load *l
 {
     slice->load = *load;
     slice->load.next_endpoint = NULL;
+    slice->load.synthetic = NULL;
+    slice->synthetic = is_synthetic(load);
     slice->load.files = NULL;
     slice->load.n_files = 0;
     slice->load.hosts = NULL;
@@ -288,7 +317,8 @@ bool worker_slice_serves(const struct worker_slice *slice, const struct proto_lo
            have->head == load->head && have->kv_type == load->kv_type && have->ctx == load->ctx &&
            have->max_seqs == load->max_seqs && have->max_rows == load->max_rows &&
            have->inexact == load->inexact && same_parts(slice, load) &&
-           slice->card_bytes == card_bytes && memcmp(slice->card, card, card_bytes) == 0;
+           slice->synthetic == is_synthetic(load) && slice->card_bytes == card_bytes &&
+           memcmp(slice->card, card, card_bytes) == 0;
 }
 
 void worker_slice_renew(struct worker_slice *slice, uint64_t epoch)

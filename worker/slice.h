@@ -26,6 +26,7 @@ struct worker_slice {
     struct worker_expert_host *host;
     struct worker_remote remote; /* the executor's */
     struct proto_load load;      /* what was asked for; strings and arrays are not kept */
+    bool synthetic;              /* the weights were made */
     uint64_t weight_bytes, kv_limit_bytes, scratch_bytes; /* of both */
 };
 

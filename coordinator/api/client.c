@@ -42,6 +42,30 @@ static bool truth(const json_t *object, const char *name)
     return json_is_true(json_object_get(object, name));
 }
 
+static double real(const json_t *object, const char *name)
+{
+    return json_number_value(json_object_get(object, name));
+}
+
+static void read_profile(struct proto_profile *p, const json_t *json)
+{
+    const json_t *types = json_object_get(json, "types");
+    p->free_bytes = number(json, "free_bytes");
+    p->read_bytes_s = real(json, "read_bytes_s");
+    p->float_ops_s = real(json, "float_ops_s");
+    p->wake_s = real(json, "wake_s");
+    p->run_s = real(json, "run_s");
+    p->disk_bytes_s = real(json, "disk_bytes_s");
+    for (size_t i = 0; i < json_array_size(types) && i < PROTO_MAX_PROFILE_TYPES; i++) {
+        const json_t *rate = json_array_get(types, i);
+        const char *name = json_string_value(json_object_get(rate, "type"));
+        const struct kern_type_info *type = name ? kern_type_by_name(name) : NULL;
+        if (type)
+            p->types[p->n_types++] = (struct proto_type_rate){type->type, real(rate, "row_ops_s"),
+                                                              real(rate, "rows_ops_s")};
+    }
+}
+
 static void read_experts(struct coord_worker_status *w, const json_t *json)
 {
     w->expert_first = (uint32_t)number(json, "first");
@@ -78,7 +102,7 @@ static void read_worker(struct coord_worker_status *w, const json_t *json)
     w->rss_bytes = number(json, "rss_bytes");
     w->done_bytes = number(json, "done_bytes");
     w->total_bytes = number(json, "total_bytes");
-    w->rtt_ms = json_number_value(json_object_get(json, "rtt_ms"));
+    w->rtt_ms = real(json, "rtt_ms");
     w->batches = number(json, "batches");
     w->rows = number(json, "rows");
     w->compute_ns = number(json, "compute_ns");
@@ -86,8 +110,44 @@ static void read_worker(struct coord_worker_status *w, const json_t *json)
     w->wire_ns = number(json, "wire_ns");
     w->wire_back_ns = number(json, "wire_back_ns");
     w->bytes_in = number(json, "bytes_in");
+    const json_t *profile = json_object_get(json, "profile");
+    w->profiled = json_is_object(profile);
+    if (w->profiled)
+        read_profile(&w->profile, profile);
     w->expert_wait_ns = number(json, "expert_wait_ns");
     read_experts(w, json_object_get(json, "experts"));
+}
+
+/* The number of a link's end, COORD_HERE for null; false for a name that no worker has. */
+static bool read_end(const struct coord_status *s, const json_t *name, uint32_t *end)
+{
+    *end = COORD_HERE;
+    if (json_is_null(name))
+        return true;
+    for (uint32_t i = 0; i < s->n_workers && json_is_string(name); i++)
+        if (strcmp(s->workers[i].name, json_string_value(name)) == 0)
+            *end = i;
+    return *end != COORD_HERE;
+}
+
+static enum proto_status read_links(struct coord_status *s, const json_t *links,
+                                    struct proto_error *error)
+{
+    size_t n = json_array_size(links), most = PROTO_MAX_WORKERS + 1;
+    if (n > most * most)
+        return api__answer_odd("lists more links than there are", error);
+    s->links = calloc(n > 0 ? n : 1, sizeof *s->links);
+    if (!s->links)
+        return proto_fail_nomem(error, n * sizeof *s->links, "the status");
+    for (size_t i = 0; i < n; i++) {
+        const json_t *json = json_array_get(links, i);
+        struct coord_link_status link = {.rtt_s = real(json, "rtt_s"),
+                                         .bytes_s = real(json, "bytes_s")};
+        if (read_end(s, json_object_get(json, "from"), &link.from) &&
+            read_end(s, json_object_get(json, "to"), &link.to))
+            s->links[s->n_links++] = link;
+    }
+    return PROTO_OK;
 }
 
 /* Layers that are not listed have no experts, or nobody has chosen any. */
@@ -120,6 +180,13 @@ static enum proto_status read_usage(struct coord_status *s, const json_t *layers
     return PROTO_OK;
 }
 
+/* Floats where the answer does not say. */
+static enum kern_kv read_kv(const json_t *name)
+{
+    int kv = json_is_string(name) ? kern_kv_by_name(json_string_value(name)) : -1;
+    return kv < 0 ? KERN_KV_F32 : (enum kern_kv)kv;
+}
+
 static enum proto_status read_status(struct coord_status *s, const json_t *json,
                                      struct proto_error *error)
 {
@@ -138,6 +205,9 @@ static enum proto_status read_status(struct coord_status *s, const json_t *json,
     copy_text(s->missing, sizeof s->missing, json, "missing");
     s->epoch = number(json, "epoch");
     s->ready = truth(json, "ready");
+    s->kv = read_kv(json_object_get(json, "kv"));
+    s->ctx = (uint32_t)number(json, "ctx");
+    s->max_rows = (uint32_t)number(json, "max_rows");
     s->inexact = json_is_false(json_object_get(json, "exact"));
     s->active = (uint32_t)number(json, "active");
     s->waiting = (uint32_t)number(json, "waiting");
@@ -146,7 +216,12 @@ static enum proto_status read_status(struct coord_status *s, const json_t *json,
     s->requests_failed = number(json, "requests_failed");
     s->prompt_tokens = number(json, "prompt_tokens");
     s->generated_tokens = number(json, "generated_tokens");
-    return read_usage(s, json_object_get(json, "expert_usage"), error);
+    enum proto_status status = read_links(s, json_object_get(json, "links"), error);
+    if (!status)
+        status = read_usage(s, json_object_get(json, "expert_usage"), error);
+    if (status)
+        coord_status_finish(s);
+    return status;
 }
 
 enum proto_status api_client_status(struct api_client *client, struct coord_status *out,

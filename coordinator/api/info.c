@@ -2,6 +2,8 @@
 /* What the server says about itself: health, models, the cluster's status. */
 #include "coordinator/api/http.h"
 
+#include "kernels/type.h"
+
 #include <string.h>
 
 /* False after a reply's fault was set. */
@@ -50,6 +52,22 @@ enum MHD_Result api__model(struct api__request *r)
     return api__reply_fault(r, &fault);
 }
 
+static json_t *profile_json(const struct proto_profile *p)
+{
+    json_t *types = json_array();
+    for (uint32_t i = 0; i < p->n_types; i++) {
+        const struct proto_type_rate *rate = &p->types[i];
+        const struct kern_type_info *type = kern_type_find(rate->type);
+        if (type)
+            json_array_append_new(types,
+                                  json_pack("{s:s, s:f, s:f}", "type", type->name, "row_ops_s",
+                                            rate->row_ops_s, "rows_ops_s", rate->rows_ops_s));
+    }
+    return json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:o}", "free_bytes", (json_int_t)p->free_bytes,
+                     "read_bytes_s", p->read_bytes_s, "float_ops_s", p->float_ops_s, "wake_s",
+                     p->wake_s, "run_s", p->run_s, "disk_bytes_s", p->disk_bytes_s, "types", types);
+}
+
 /* What the worker holds for stages, and what they had of it; null: nothing. */
 static json_t *experts_json(const struct coord_worker_status *w)
 {
@@ -85,11 +103,31 @@ static json_t *worker_json(const struct coord_worker_status *w)
         (json_int_t)w->wire_ns, "wire_back_ns", (json_int_t)w->wire_back_ns, "bytes_in",
         (json_int_t)w->bytes_in, "expert_wait_ns", (json_int_t)w->expert_wait_ns, "experts",
         experts_json(w));
-    if (!json || json_object_update_new(json, numbers)) {
+    json_t *profile = w->profiled ? profile_json(&w->profile) : json_null();
+    if (json_object_set_new(numbers, "profile", profile) || !json ||
+        json_object_update_new(json, numbers)) {
         json_decref(json);
         return NULL;
     }
     return json;
+}
+
+/* A worker by its name, the coordinator as null. */
+static json_t *end_json(const struct coord_status *s, uint32_t end)
+{
+    return end == COORD_HERE ? json_null() : json_string(s->workers[end].name);
+}
+
+static json_t *links_json(const struct coord_status *s)
+{
+    json_t *links = json_array();
+    for (uint32_t i = 0; i < s->n_links; i++) {
+        const struct coord_link_status *link = &s->links[i];
+        json_array_append_new(links, json_pack("{s:o, s:o, s:f, s:f}", "from",
+                                               end_json(s, link->from), "to", end_json(s, link->to),
+                                               "rtt_s", link->rtt_s, "bytes_s", link->bytes_s));
+    }
+    return links;
 }
 
 /* Rows that chose each expert, a list for each layer that has experts; null: the model is dense. */
@@ -123,14 +161,16 @@ static json_t *status_json(const struct coord_status *s)
             return NULL;
         }
     }
-    return json_pack("{s:s, s:I, s:b, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
-                     "model", s->model, "epoch", (json_int_t)s->epoch, "ready", s->ready, "exact",
-                     !s->inexact, "missing", s->missing, "active", (json_int_t)s->active, "waiting",
-                     (json_int_t)s->waiting, "max_active", (json_int_t)s->max_active, "requests",
-                     (json_int_t)s->requests, "requests_failed", (json_int_t)s->requests_failed,
-                     "prompt_tokens", (json_int_t)s->prompt_tokens, "generated_tokens",
-                     (json_int_t)s->generated_tokens, "workers", workers, "expert_usage",
-                     usage_json(s));
+    return json_pack(
+        "{s:s, s:I, s:s, s:I, s:I, s:b, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, "
+        "s:o}",
+        "model", s->model, "epoch", (json_int_t)s->epoch, "kv", kern_kv_name(s->kv), "ctx",
+        (json_int_t)s->ctx, "max_rows", (json_int_t)s->max_rows, "ready", s->ready, "exact",
+        !s->inexact, "missing", s->missing, "active", (json_int_t)s->active, "waiting",
+        (json_int_t)s->waiting, "max_active", (json_int_t)s->max_active, "requests",
+        (json_int_t)s->requests, "requests_failed", (json_int_t)s->requests_failed, "prompt_tokens",
+        (json_int_t)s->prompt_tokens, "generated_tokens", (json_int_t)s->generated_tokens,
+        "workers", workers, "links", links_json(s), "expert_usage", usage_json(s));
 }
 
 enum MHD_Result api__status(struct api__request *r)

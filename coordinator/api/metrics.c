@@ -46,7 +46,7 @@ static void print_cluster(FILE *out, const struct coord_status *s)
               s->max_active);
 }
 
-enum unit { COUNT, SECONDS, MILLISECONDS, UP, LAYERS, EXPERTS };
+enum unit { COUNT, SECONDS, MILLISECONDS, REAL, UP, LAYERS, EXPERTS };
 
 struct series {
     const char *name, *type, *help;
@@ -63,6 +63,12 @@ static const struct series worker_series[] = {
     {"worker_rss_bytes", "gauge", "Resident memory of the worker.", COUNT, FIELD(rss_bytes)},
     {"worker_rtt_seconds", "gauge", "Round trip from the coordinator.", MILLISECONDS,
      FIELD(rtt_ms)},
+    {"worker_read_bytes_per_second", "gauge",
+     "Read bandwidth of the worker's memory as it measured it, 0 before.", REAL,
+     FIELD(profile.read_bytes_s)},
+    {"worker_disk_bytes_per_second", "gauge",
+     "Read speed of the worker's cache directory as it measured it, 0 where it is unknown.", REAL,
+     FIELD(profile.disk_bytes_s)},
     {"worker_batches_total", "counter", "Batches computed.", COUNT, FIELD(batches)},
     {"worker_rows_total", "counter", "Rows (positions) computed.", COUNT, FIELD(rows)},
     {"worker_compute_seconds_total", "counter", "Time computing.", SECONDS, FIELD(compute_ns)},
@@ -100,6 +106,8 @@ static double series_value(const struct series *series, const struct coord_worke
         return strcmp(w->state, "ready") == 0;
     case LAYERS:
         return w->layer_end > w->layer_first ? w->layer_end - w->layer_first : 0;
+    case REAL:
+        return *(const double *)field;
     case EXPERTS:
         return w->expert_end - w->expert_first;
     case MILLISECONDS:
@@ -123,6 +131,34 @@ static void print_workers(FILE *out, const struct coord_status *s)
             fprintf(out, "\"} %.17g\n", series_value(series, &s->workers[w]));
         }
     }
+}
+
+static void print_end(FILE *out, const struct coord_status *s, uint32_t end)
+{
+    print_label(out, end == COORD_HERE ? "" : s->workers[end].name);
+}
+
+static void print_link_series(FILE *out, const struct coord_status *s, const char *name,
+                              const char *help, size_t offset)
+{
+    print_head(out, name, "gauge", help);
+    for (uint32_t i = 0; i < s->n_links; i++) {
+        const struct coord_link_status *link = &s->links[i];
+        fprintf(out, "caravan_%s{from=\"", name);
+        print_end(out, s, link->from);
+        fputs("\",to=\"", out);
+        print_end(out, s, link->to);
+        fprintf(out, "\"} %.17g\n", *(const double *)((const char *)link + offset));
+    }
+}
+
+/* The coordinator's name is empty. */
+static void print_links(FILE *out, const struct coord_status *s)
+{
+    print_link_series(out, s, "link_rtt_seconds", "Round trip of a small frame.",
+                      offsetof(struct coord_link_status, rtt_s));
+    print_link_series(out, s, "link_bytes_per_second", "Bandwidth in one direction.",
+                      offsetof(struct coord_link_status, bytes_s));
 }
 
 static void print_usage(FILE *out, const struct coord_status *s)
@@ -151,6 +187,7 @@ enum MHD_Result api__metrics(struct api__request *r)
     if (out) {
         print_cluster(out, &status);
         print_workers(out, &status);
+        print_links(out, &status);
         print_usage(out, &status);
         fclose(out);
     }

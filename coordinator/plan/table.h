@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdio.h>
 
-#define COORD_TABLE_COLUMNS 16
+#define COORD_TABLE_COLUMNS 272 /* as many as there may be workers, and more */
 
 struct coord_table {
     unsigned n_columns;

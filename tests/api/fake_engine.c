@@ -374,6 +374,9 @@ enum proto_status coord_engine_status(struct coord_engine *e, struct coord_statu
     pthread_mutex_unlock(&e->lock);
     if (!out->ready)
         snprintf(out->missing, sizeof out->missing, "worker \"b\" is loading");
+    out->kv = KERN_KV_Q8_0;
+    out->ctx = 4096;
+    out->max_rows = 256;
     out->n_workers = 2;
     out->workers = calloc(2, sizeof *out->workers);
     out->usage = calloc(24 * 4, sizeof *out->usage);
@@ -392,6 +395,19 @@ enum proto_status coord_engine_status(struct coord_engine *e, struct coord_statu
         w->rtt_ms = 0.5;
         w->rss_bytes = (uint64_t)3 << 30;
     }
+    out->workers[1].profiled = true;
+    out->workers[1].profile = (struct proto_profile){.free_bytes = (uint64_t)5 << 30,
+                                                     .read_bytes_s = 40.5e9,
+                                                     .float_ops_s = 1.5e11,
+                                                     .wake_s = 2e-5,
+                                                     .run_s = 3e-6,
+                                                     .disk_bytes_s = 2e9,
+                                                     .types = {{KERN_Q4_K, 7e10, 1e12}},
+                                                     .n_types = 1};
+    out->n_links = 2;
+    out->links = calloc(2, sizeof *out->links);
+    out->links[0] = (struct coord_link_status){0, 1, 0.25e-3, 125e6};
+    out->links[1] = (struct coord_link_status){1, COORD_HERE, 0.5e-3, 12.5e6};
     struct coord_worker_status *host = &out->workers[1];
     snprintf(host->expert_endpoint, sizeof host->expert_endpoint, "tcp://10.0.0.2:7");
     host->expert_first = 64;
@@ -408,6 +424,7 @@ enum proto_status coord_engine_status(struct coord_engine *e, struct coord_statu
 void coord_status_finish(struct coord_status *status)
 {
     free(status->workers);
+    free(status->links);
     free(status->usage);
     *status = (struct coord_status){0};
 }

@@ -283,6 +283,8 @@ static void test_metrics(void)
         strstr(answer.body, "\ncaravan_expert_rows_total{layer=\"23\",expert=\"2\"} 9\n"));
     CU_ASSERT_PTR_NOT_NULL(
         strstr(answer.body, "\ncaravan_worker_layers{worker=\"worker \\\"a\\\"\"} 12\n"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(answer.body, "\ncaravan_link_bytes_per_second{from=\"worker "
+                                               "\\\"b\\\"\",to=\"\"} 12500000\n"));
     char type[128] = "", *rest = NULL;
     unsigned samples = 0;
     for (char *line = strtok_r(answer.body, "\n", &rest); line;
@@ -294,7 +296,7 @@ static void test_metrics(void)
             samples++;
         }
     }
-    CU_ASSERT_EQUAL(samples, 9 + 2 * 20 + 1);
+    CU_ASSERT_EQUAL(samples, 9 + 2 * 22 + 2 * 2 + 1);
     answer_finish(&answer);
 }
 

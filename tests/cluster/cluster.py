@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -63,6 +64,17 @@ class World:
             subprocess.run(argv + ["--sparse"] * sparse, check=True, stdout=subprocess.DEVNULL)
             self.models[key] = path
         return self.models[key]
+
+    def put_profile(self, cache):
+        """Workers of one thread need not measure this machine again and again: a cache that is not
+        there yet is made with their profile in it."""
+        kept = self.folder / "profile-cache"
+        if not kept.exists():
+            subprocess.run([self.worker, "--profile", "-t", "1", "--cache-dir", str(kept)],
+                           check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if not cache.exists():
+            cache.mkdir(mode=0o700)
+            shutil.copytree(kept / "profiles", cache / "profiles")
 
     def small(self):
         """A dense model whose generations may be long enough to be interrupted."""
@@ -347,6 +359,7 @@ class Cluster:
 
     def start_worker(self, i):
         self.starts += 1
+        self.case.world.put_profile(self.cache(i))
         self.workers[i] = self.case.start(f"w{i}-{self.starts}", self.worker_argv(i))
         return self.workers[i]
 

@@ -395,11 +395,12 @@ static void send_counts(struct puppet *p, uint64_t epoch, uint32_t layer_first)
     puppet_send(p, &msg, counts, n * sizeof *counts);
 }
 
-/* Twice in each batch, and once for a plan that is not. */
+/* Twice in each batch of rows (one that only drops a sequence may come after all answers), and once
+ * for a plan that is not. */
 static void answer_and_count(struct puppet *p, const struct proto_batch *batch)
 {
-    send_counts(p, batch->epoch, 0);
-    send_counts(p, batch->epoch, 0);
+    for (int i = 0; i < 2 && proto_batch_rows(batch) > 0; i++)
+        send_counts(p, batch->epoch, 0);
     send_counts(p, batch->epoch + 1, 0);
     answer_well(p, batch);
 }

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define FIRST_KIND PROTO_MSG_HELLO
-#define LAST_KIND  PROTO_MSG_USED
+#define LAST_KIND  PROTO_MSG_ECHOED
 
 static struct proto_range ranges[] = {{0, 0, 7, PROTO_WANT_LAST, 64},
                                       {4095, PROTO_MAX_CONTEXT - 1, 1, PROTO_WANT_ALL, 0},
@@ -41,7 +41,7 @@ static struct proto_msg sample(enum proto_kind kind)
         memset(msg.hello.proof, 0x5a, PROTO_KEY_BYTES);
         break;
     case PROTO_MSG_WELCOME:
-        msg.welcome = (struct proto_welcome){3, 500, 3000};
+        msg.welcome = (struct proto_welcome){3, 500, 3000, true};
         break;
     case PROTO_MSG_REFUSE:
         msg.refuse = (struct proto_refuse){PROTO_VERSION, (char *)"version 2, not 1"};
@@ -74,6 +74,7 @@ static struct proto_msg sample(enum proto_kind kind)
                                        .max_rows = 512,
                                        .inexact = true,
                                        .next_endpoint = (char *)"ipc://@x",
+                                       .synthetic = (char *)"scout:Q4_0",
                                        .files = files,
                                        .n_files = 2};
         memset(msg.load.next_key, 1, PROTO_KEY_BYTES);
@@ -119,6 +120,30 @@ static struct proto_msg sample(enum proto_kind kind)
     case PROTO_MSG_MEASURED:
         msg.measured.read_bytes_s = 40.25e9;
         break;
+    case PROTO_MSG_PROFILE:
+        msg.profile = (struct proto_profile){.free_bytes = 3ull << 34,
+                                             .read_bytes_s = 40.5e9,
+                                             .float_ops_s = 1.25e11,
+                                             .wake_s = 2e-5,
+                                             .run_s = 3e-6,
+                                             .disk_bytes_s = 1.5e9,
+                                             .types = {{8, 7.5e10, 8e11}, {12, 9e10, 1e12}},
+                                             .n_types = 2};
+        break;
+    case PROTO_MSG_PROBE:
+        msg.probe = (struct proto_probe){.number = 9, .endpoint = (char *)"tcp://10.0.0.2:7"};
+        memset(msg.probe.key, 4, PROTO_KEY_BYTES);
+        break;
+    case PROTO_MSG_PROBED:
+        msg.probed = (struct proto_probed){9, 3e-4, 1.1e8};
+        break;
+    case PROTO_MSG_ECHO:
+        msg.echo.number = 12;
+        memset(msg.echo.proof, 5, PROTO_KEY_BYTES);
+        break;
+    case PROTO_MSG_ECHOED:
+        msg.echoed.number = 13;
+        break;
     case PROTO_MSG_EXPERTS:
         msg.experts = (struct proto_experts){11, 12, PROTO_MAX_LAYERS - 1};
         break;
@@ -162,6 +187,7 @@ static void check_load(const struct proto_load *a, const struct proto_load *b)
     CU_ASSERT_EQUAL(a->max_rows, b->max_rows);
     CU_ASSERT_EQUAL(a->inexact, b->inexact);
     CU_ASSERT_STRING_EQUAL(a->next_endpoint, b->next_endpoint);
+    CU_ASSERT_STRING_EQUAL(a->synthetic, b->synthetic);
     CU_ASSERT_EQUAL(memcmp(a->next_key, b->next_key, PROTO_KEY_BYTES), 0);
     CU_ASSERT_EQUAL(memcmp(a->previous_key, b->previous_key, PROTO_KEY_BYTES), 0);
     CU_ASSERT_EQUAL_FATAL(a->n_files, b->n_files);
@@ -234,6 +260,7 @@ static void check_plain(const struct proto_msg *a, const struct proto_msg *b)
         SAME(welcome.worker);
         SAME(welcome.ping_ms);
         SAME(welcome.deadline_ms);
+        SAME(welcome.profile);
         break;
     case PROTO_MSG_PING:
         SAME(ping.sent_ns);
@@ -288,6 +315,18 @@ static void check_plain(const struct proto_msg *a, const struct proto_msg *b)
     case PROTO_MSG_MEASURED:
         SAME(measured.read_bytes_s);
         break;
+    case PROTO_MSG_PROBED:
+        SAME(probed.number);
+        SAME(probed.rtt_s);
+        SAME(probed.bytes_s);
+        break;
+    case PROTO_MSG_ECHO:
+        SAME(echo.number);
+        CU_ASSERT_EQUAL(memcmp(a->echo.proof, b->echo.proof, PROTO_KEY_BYTES), 0);
+        break;
+    case PROTO_MSG_ECHOED:
+        SAME(echoed.number);
+        break;
     case PROTO_MSG_EXPERTS:
         SAME(experts.epoch);
         SAME(experts.number);
@@ -301,6 +340,22 @@ static void check_plain(const struct proto_msg *a, const struct proto_msg *b)
         break;
     default:
         break;
+    }
+}
+
+static void check_profile(const struct proto_profile *a, const struct proto_profile *b)
+{
+    SAME(free_bytes);
+    SAME(read_bytes_s);
+    SAME(float_ops_s);
+    SAME(wake_s);
+    SAME(run_s);
+    SAME(disk_bytes_s);
+    CU_ASSERT_EQUAL_FATAL(a->n_types, b->n_types);
+    for (uint32_t i = 0; i < a->n_types; i++) {
+        SAME(types[i].type);
+        SAME(types[i].row_ops_s);
+        SAME(types[i].rows_ops_s);
     }
 }
 
@@ -329,6 +384,14 @@ static void check_same(const struct proto_msg *a, const struct proto_msg *b)
         break;
     case PROTO_MSG_RESULT:
         check_result(&a->result, &b->result);
+        break;
+    case PROTO_MSG_PROFILE:
+        check_profile(&a->profile, &b->profile);
+        break;
+    case PROTO_MSG_PROBE:
+        SAME(probe.number);
+        CU_ASSERT_STRING_EQUAL(a->probe.endpoint, b->probe.endpoint);
+        CU_ASSERT_EQUAL(memcmp(a->probe.key, b->probe.key, PROTO_KEY_BYTES), 0);
         break;
     case PROTO_MSG_EXPERTS_DONE:
         SAME(experts_done.epoch);
@@ -522,6 +585,18 @@ static void test_limits(void)
     REFUSE(PROTO_MSG_MEASURE, m.measure.bytes = 0);
     REFUSE(PROTO_MSG_MEASURED, m.measured.read_bytes_s = (double)NAN);
     REFUSE(PROTO_MSG_MEASURED, m.measured.read_bytes_s = -1);
+    REFUSE(PROTO_MSG_PROFILE, m.profile.read_bytes_s = 0);
+    REFUSE(PROTO_MSG_PROFILE, m.profile.read_bytes_s = (double)INFINITY);
+    REFUSE(PROTO_MSG_PROFILE, m.profile.float_ops_s = (double)NAN);
+    REFUSE(PROTO_MSG_PROFILE, m.profile.wake_s = -1e-9);
+    REFUSE(PROTO_MSG_PROFILE, m.profile.run_s = 1e9);
+    REFUSE(PROTO_MSG_PROFILE, m.profile.disk_bytes_s = -1);
+    REFUSE(PROTO_MSG_PROFILE, m.profile.n_types = PROTO_MAX_PROFILE_TYPES + 1);
+    REFUSE(PROTO_MSG_PROFILE, m.profile.types[1].type = 1u << 20);
+    REFUSE(PROTO_MSG_PROFILE, m.profile.types[1].row_ops_s = 0);
+    REFUSE(PROTO_MSG_PROFILE, m.profile.types[0].rows_ops_s = 1e19);
+    REFUSE(PROTO_MSG_PROBED, m.probed.rtt_s = (double)NAN);
+    REFUSE(PROTO_MSG_PROBED, m.probed.bytes_s = -1);
     REFUSE(PROTO_MSG_EXPERTS, m.experts.layer = PROTO_MAX_LAYERS);
     REFUSE(PROTO_MSG_EXPERTS_DONE, m.experts_done.status = (enum proto_status)99);
     REFUSE(PROTO_MSG_USED, m.used.n_experts = PROTO_MAX_EXPERTS + 1);

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A running cluster as the planner sees it: a machine for each worker that is here, with what it
+ * measured of itself and of the links. Workers of one machine stay apart, each with its share of
+ * the memory and the whole machine's speed, as they measured it. What was not measured is
+ * estimated (plan_cluster_complete), and said to be.
+ */
+#ifndef COORDINATOR_PLAN_MEASURED_H
+#define COORDINATOR_PLAN_MEASURED_H
+
+#include "coordinator/engine.h"
+#include "shard/plan/cluster.h"
+
+/* type_ops: the model's operations a row by weight type (plan_shape.type_ops), which the rates of
+ * products are weighted with. *machines, where it is not NULL, gets for each worker of the status
+ * its machine's number or UINT32_MAX; malloc'ed, the caller's. PROTO_LOST: no worker is here. The
+ * caller destroys the cluster. */
+enum proto_status coord_cluster_measured(struct plan_cluster **out, uint32_t **machines,
+                                         const struct coord_status *status,
+                                         const double type_ops[KERN_TYPE_SLOTS],
+                                         struct proto_error *error);
+
+#endif

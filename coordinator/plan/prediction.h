@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the planner expects of the plan that a running cluster has in force, to be set beside what
+ * is measured. */
+#ifndef COORDINATOR_PLAN_PREDICTION_H
+#define COORDINATOR_PLAN_PREDICTION_H
+
+#include "coordinator/engine.h"
+#include "shard/plan/cost.h"
+
+struct coord_prediction {
+    double prefill, decode; /* tokens a second, of all sequences together; 0: not known */
+    char bottleneck[PLAN_BOTTLENECK_TEXT]; /* of decoding */
+};
+
+/* PROTO_NOTFOUND: a worker of the plan has not measured its machine. Links that were not measured
+ * are estimated. load->sequences decode together. */
+enum proto_status coord_predict(struct coord_prediction *out, const struct coord_status *status,
+                                const struct shard_model *model, const struct plan_load *load,
+                                struct proto_error *error);
+
+/* The plan in force: a worker for each of the status that has layers or experts. A host's parts
+ * count as one, as the status has them. The caller destroys it. */
+enum proto_status coord_placement_of(struct plan_placement **out, const struct coord_status *status,
+                                     const uint32_t *machines, struct proto_error *error);
+
+#endif

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to the profile: its measurements, and the file that keeps it. */
+#ifndef WORKER_PROFILE_PARTS_H
+#define WORKER_PROFILE_PARTS_H
+
+#include "worker/profile.h"
+
+/* Everything but free_bytes and disk_bytes_s. PROTO_CANCELLED, PROTO_NOMEM. */
+enum proto_status worker__profile_compute(struct proto_profile *out,
+                                          const struct worker_profile_options *options,
+                                          struct proto_error *error);
+
+/* Bytes a second that a file in `dir` is read with, past the page cache; 0 where that cannot be
+ * measured (no room, no direct reads). Writes 64 MiB, less on a slow disk, and removes them. */
+double worker__profile_disk(const char *dir, const atomic_bool *cancel);
+
+/* The line that names hardware and program: one profile is good for one key. */
+#define WORKER__PROFILE_KEY_BYTES 512
+void worker__profile_key(char key[WORKER__PROFILE_KEY_BYTES], const struct kern_table *table,
+                         unsigned threads);
+
+/* The profile in the file; false where there is none or it is not whole, of this key and of
+ * numbers that a profile may have. */
+bool worker__profile_read(struct proto_profile *out, const char *path, const char *key);
+
+/* Writes the file beside and renames it. */
+enum proto_status worker__profile_write(const struct proto_profile *profile, const char *path,
+                                        const char *key, struct proto_error *error);
+
+/* Seconds of a monotonic clock. */
+double worker__profile_now(void);
+
+#endif
