@@ -179,7 +179,7 @@ static size_t prompt_room(const struct coord_engine *e, const struct draft *draf
     for (const struct coord_seq *seq = e->active; seq; seq = seq->next)
         rows += seq->finished || generating(seq) ? 0 : seq->n_prompt;
     if (stages > 1) {
-        size_t chunk = rows / (CHUNKS_A_STAGE * stages) + 1;
+        size_t chunks = CHUNKS_A_STAGE * stages, chunk = (rows + chunks - 1) / chunks;
         chunk = (chunk + CHUNK_STEP - 1) / CHUNK_STEP * CHUNK_STEP;
         chunk = chunk < MIN_CHUNK ? MIN_CHUNK : chunk;
         room = chunk < room ? chunk : room;

@@ -37,6 +37,21 @@ bool shard_part_has(const struct shard_expert_part *part, uint32_t n, uint32_t l
            expert < part->expert_end && segment >= first && segment < end;
 }
 
+static uint32_t nodes_between(uint32_t lo, uint32_t hi, uint32_t first, uint32_t end)
+{
+    uint32_t mid = (lo + hi) / 2;
+    if (end <= lo || hi <= first)
+        return 0;
+    if (first <= lo && hi <= end)
+        return 1;
+    return nodes_between(lo, mid, first, end) + nodes_between(mid, hi, first, end);
+}
+
+uint32_t shard_expert_nodes(uint32_t n_experts, uint32_t first, uint32_t end)
+{
+    return first < end ? nodes_between(0, n_experts, first, end) : 0;
+}
+
 /* Maximal nodes of the tree over [lo, hi) all of whose experts are held. */
 static uint32_t count_nodes(const bool *held, uint32_t lo, uint32_t hi)
 {

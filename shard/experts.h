@@ -49,6 +49,9 @@ void shard_part_segments(const struct shard_expert_part *part, uint32_t n, uint3
 bool shard_part_has(const struct shard_expert_part *part, uint32_t n, uint32_t layer,
                     uint32_t expert, uint32_t segment);
 
+/* Maximal nodes of the tree over [0, n_experts) that lie in [first, end). */
+uint32_t shard_expert_nodes(uint32_t n_experts, uint32_t first, uint32_t end);
+
 /* A MoE layer as its experts are shared out. */
 struct shard_expert_layer {
     uint32_t layer, n_experts, n_used, n_segments;

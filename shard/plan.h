@@ -20,7 +20,7 @@ struct shard_stage {
     uint64_t weight_bytes, kv_bytes, scratch_bytes; /* estimates in memory */
 };
 
-/* A worker that holds experts for stages. */
+/* A worker that parts name. Of one that is a stage, the bytes are 0, for they are the stage's. */
 struct shard_plan_host {
     uint32_t worker;
     uint64_t weight_bytes, scratch_bytes; /* estimates in memory */
@@ -45,10 +45,11 @@ struct shard_plan_options {
     uint32_t max_rows;  /* rows of a batch */
     const char *layers; /* "0-11,12-23": explicit ranges for workers in order, or NULL */
     /*
-     * AUTO: by layers. EXPERTS: the first `stages` workers are stages, and the others hold all
-     * routed experts: whole ones, or one of `slices` of each, on `replicas` workers. Each stage has
-     * hosts of its own, as many as the others; where there are fewer hosts than stages they serve
-     * all of them. A number of 0 means 1, and as many stages as `layers` has ranges.
+     * AUTO: by layers, over all workers or the first `stages`. EXPERTS: the first `stages` workers
+     * are stages, and the others hold all routed experts: whole ones, or one of `slices` of each,
+     * on `replicas` workers. Each stage has hosts of its own, as many as the others; where there
+     * are fewer hosts than stages they serve all of them. A number of 0 means 1, and as many stages
+     * as `layers` has ranges. See plan_by_rule.
      */
     enum shard_split_kind split;
     uint32_t stages, slices, replicas;
@@ -63,17 +64,5 @@ enum proto_status shard_plan_create(struct shard_plan **out, const struct shard_
                                     const struct shard_plan_options *options,
                                     struct proto_error *error);
 void shard_plan_destroy(struct shard_plan *plan);
-
-/* Where to cut n experts into that many ranges, range i being [cut(i), cut(i + 1)): of equal size,
- * and where they cannot all be but are large, cut at the higher of two nodes of the tree of
- * shard/experts.h. */
-uint32_t shard_plan_expert_cut(uint32_t n_experts, uint32_t n_ranges, uint32_t i);
-
-/* Lays all experts of the plan's stages on the workers [first_host, n_workers). Fills hosts (their
- * bytes stay 0) and parts. PROTO_INVALID says in a line why that cannot be. */
-enum proto_status shard_plan_lay_experts(struct shard_plan *plan, const struct shard_model *model,
-                                         uint32_t first_host, uint32_t n_workers,
-                                         const struct shard_plan_options *options,
-                                         struct proto_error *error);
 
 #endif

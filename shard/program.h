@@ -259,6 +259,11 @@ size_t shard_buffer_stride(const struct shard_buffer *buffer);
  * and what EXPERTS takes besides. */
 uint64_t shard_program_buffer_bytes(const struct shard_program *program, uint32_t max_rows);
 
+/* Memory that what other workers are asked, and answer, takes in a stage's program for batches of
+ * max_rows rows; and what a host's program answers. A sum is shard_record_floats. */
+uint64_t shard_program_asked_bytes(const struct shard_program *program, uint32_t max_rows);
+uint64_t shard_program_answer_bytes(const struct shard_program *program, uint32_t max_rows);
+
 /* Query heads of one KV head that a task of an ATTENTION operation takes, and the rows of a sequence
  * (at least 1) where these see `span` positions: many share what they read from memory, but their
  * scores must be kept. */

@@ -138,6 +138,60 @@ uint64_t shard_program_buffer_bytes(const struct shard_program *program, uint32_
     return sum + experts;
 }
 
+static struct shard_expert_layer expert_layer(const struct shard_program *program, uint32_t layer)
+{
+    const struct shard_model *m = program->model;
+    return (struct shard_expert_layer){.layer = layer,
+                                       .n_experts = m->n_experts,
+                                       .n_used = m->n_experts_used,
+                                       .n_segments = shard_expert_segments(m->ff_expert).n};
+}
+
+/* Vectors of a row of a layer, all hosts'. */
+static uint32_t vectors_asked(const struct shard_program *p, uint32_t layer)
+{
+    struct shard_expert_layer shape = expert_layer(p, layer);
+    uint32_t sum = 0, most = shape.n_used * shape.n_segments;
+    for (uint32_t i = 0; i < p->n_placement && sum < most; i++) {
+        bool seen = false;
+        for (uint32_t j = 0; j < i && !seen; j++)
+            seen = p->placement[j].worker == p->placement[i].worker;
+        if (!seen)
+            sum += shard_expert_vectors_most(p->placement, p->n_placement, &shape,
+                                             p->placement[i].worker);
+    }
+    return sum < most ? sum : most;
+}
+
+uint64_t shard_program_asked_bytes(const struct shard_program *program, uint32_t max_rows)
+{
+    const struct shard_model *m = program->model;
+    uint64_t most = 0;
+    for (size_t i = 0; i < program->n_ops; i++) {
+        if (program->ops[i].kind != SHARD_OP_EXPERTS_SEND)
+            continue;
+        struct shard_expert_types types = shard_expert_types(m, program->ops[i].layer);
+        uint64_t bytes = vectors_asked(program, program->ops[i].layer) *
+                             shard_record_floats(m->n_embd) * sizeof(float) +
+                         kern_act_bytes(types.gate->act, m->n_embd) +
+                         kern_act_bytes(types.up->act, m->n_embd);
+        most = bytes > most ? bytes : most;
+    }
+    return max_rows * most;
+}
+
+uint64_t shard_program_answer_bytes(const struct shard_program *program, uint32_t max_rows)
+{
+    uint64_t most = 0;
+    for (size_t i = 0; i < program->n_ops; i++) {
+        struct shard_expert_layer shape = expert_layer(program, program->ops[i].layer);
+        uint32_t n = shard_expert_vectors_most(program->placement, program->n_placement, &shape,
+                                               program->worker);
+        most = n > most ? n : most;
+    }
+    return max_rows * most * shard_record_floats(program->model->n_embd) * sizeof(float);
+}
+
 uint32_t shard_attention_heads(const struct shard_op *op)
 {
     uint32_t n = op->n_heads / op->n_head_kv;

@@ -510,45 +510,12 @@ void worker__remote_finish(struct worker__remote *remote)
     free(remote->request.at);
 }
 
-/* Vectors of a row of a layer, all hosts'. */
-static uint32_t most_vectors(const struct shard_program *p, uint32_t layer)
-{
-    const struct shard_model *m = p->model;
-    struct shard_expert_layer shape = {.layer = layer,
-                                       .n_experts = m->n_experts,
-                                       .n_used = m->n_experts_used,
-                                       .n_segments = shard_expert_segments(m->ff_expert).n};
-    uint32_t sum = 0;
-    for (uint32_t i = 0; i < p->n_placement; i++) {
-        bool seen = false;
-        for (uint32_t j = 0; j < i && !seen; j++)
-            seen = p->placement[j].worker == p->placement[i].worker;
-        if (!seen)
-            sum += shard_expert_vectors_most(p->placement, p->n_placement, &shape,
-                                             p->placement[i].worker);
-    }
-    uint32_t most = m->n_experts_used * shape.n_segments;
-    return sum < most ? sum : most;
-}
-
 uint64_t worker__remote_bytes(const struct shard_program *program, uint32_t max_rows)
 {
-    const struct shard_model *m = program->model;
-    uint64_t most = 0;
-    for (size_t i = 0; i < program->n_ops; i++) {
-        if (program->ops[i].kind != SHARD_OP_EXPERTS_SEND)
-            continue;
-        struct shard_expert_types types = shard_expert_types(m, program->ops[i].layer);
-        uint64_t bytes = most_vectors(program, program->ops[i].layer) *
-                             shard_record_floats(m->n_embd) * sizeof(float) +
-                         kern_act_bytes(types.gate->act, m->n_embd) +
-                         kern_act_bytes(types.up->act, m->n_embd);
-        most = bytes > most ? bytes : most;
-    }
-    if (most == 0)
+    uint64_t asked = shard_program_asked_bytes(program, max_rows);
+    if (asked == 0)
         return 0;
-    return max_rows * most +
-           most_pieces(program, max_rows) *
-               (sizeof(struct worker__piece) + sizeof(struct worker_expert_group) +
-                2 * sizeof(struct worker_expert_member));
+    return asked + most_pieces(program, max_rows) *
+                       (sizeof(struct worker__piece) + sizeof(struct worker_expert_group) +
+                        2 * sizeof(struct worker_expert_member));
 }

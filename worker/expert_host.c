@@ -125,19 +125,8 @@ enum proto_status worker_expert_host_run(struct worker_expert_host *host, uint32
 
 uint64_t worker_expert_host_bytes(const struct shard_program *program, uint32_t max_rows)
 {
-    const struct shard_model *m = program->model;
-    struct shard_expert_layer layer = {.n_experts = m->n_experts,
-                                       .n_used = m->n_experts_used,
-                                       .n_segments = shard_expert_segments(m->ff_expert).n};
-    uint32_t most = 0;
-    for (size_t i = 0; i < program->n_ops; i++) {
-        layer.layer = program->ops[i].layer;
-        uint32_t n = shard_expert_vectors_most(program->placement, program->n_placement, &layer,
-                                               program->worker);
-        most = n > most ? n : most;
-    }
     return worker_exec_scratch_bytes(program, max_rows, 0, 0) +
            most_groups(program, max_rows) *
                (sizeof(struct worker_expert_group) + sizeof(struct worker_expert_member)) +
-           (uint64_t)max_rows * most * shard_record_floats(m->n_embd) * sizeof(float);
+           shard_program_answer_bytes(program, max_rows);
 }

@@ -31,8 +31,8 @@ static void add_layer(struct coord_plan_flow *flow, const struct plan_layer *lay
         return;
     double used = 1 - pow(1 - (double)experts / layer->n_experts, layer->n_used);
     flow->there += used / replicas * (double)layer->request_bytes;
-    flow->back +=
-        plan_part_answers(layer, experts, segments) / replicas * (double)layer->answer_bytes;
+    flow->back += plan_range_answers(layer, part->expert_first, part->expert_end, segments) /
+                  replicas * (double)layer->answer_bytes;
 }
 
 static void add_part(struct coord_plan_view *view, const struct shard_expert_part *part,

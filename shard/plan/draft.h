@@ -103,6 +103,13 @@ enum proto_status plan__split_layers(struct plan__draft *draft, double *most,
                                      const struct plan__problem *problem,
                                      const struct plan__split *split, struct proto_error *error);
 
+/* ---- rule_experts.c ---- */
+
+/* Deals all experts to the seats behind those of the placement's stages, see plan_by_rule. The
+ * caller measures. PROTO_INVALID says in a line why that cannot be. */
+enum proto_status plan__lay_experts(struct plan__problem *problem,
+                                    const struct plan_options *options, struct proto_error *error);
+
 /* ---- seeds.c, small.c ---- */
 
 /* The best drafts so far, all different, the best first. */

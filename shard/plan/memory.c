@@ -2,7 +2,6 @@
 /* What a placement takes in memory. */
 #include <stdio.h>
 
-#include "shard/kv.h"
 #include "shard/plan/span.h"
 
 const char *plan__bytes_text(uint64_t bytes, char text[PLAN__BYTES_TEXT])
@@ -40,7 +39,7 @@ uint64_t plan__stage_kv(const struct plan_shape *shape, uint32_t first, uint32_t
     return sum;
 }
 
-static uint32_t threads_of(const struct plan_worker *w, const struct plan_cluster *cluster)
+uint32_t plan__threads(const struct plan_worker *w, const struct plan_cluster *cluster)
 {
     return w->device == PLAN_CPU ? cluster->machines[w->machine].threads : 1;
 }
@@ -54,7 +53,7 @@ static void measure_stages(struct plan_placement *p, const struct plan_shape *sh
         w->weight_bytes += plan__stage_weights(shape, stage->layer_first, stage->layer_end,
                                                stage->embed, stage->head);
         w->kv_bytes += plan__stage_kv(shape, stage->layer_first, stage->layer_end);
-        w->scratch_bytes += shape->scratch_bytes + threads_of(w, cluster) * shape->thread_bytes;
+        w->scratch_bytes += shape->scratch_bytes + plan__threads(w, cluster) * shape->thread_bytes;
     }
 }
 
@@ -81,13 +80,63 @@ static void measure_span(struct plan_placement *p, const struct plan_shape *shap
             const struct plan_layer like = {.expert_bytes = bytes[n], .n_segments = n};
             w->weight_bytes += plan__part_bytes(part, &like);
         }
-        if (w->scratch_bytes == 0)
-            w->scratch_bytes = shape->host_scratch_bytes;
     }
     for (uint32_t il = span->first; il < span->end; il++) {
         uint32_t owner = p->stages[plan_placement_stage(p, il)].worker;
         if (shape->layers[il].n_experts)
             p->workers[owner].weight_bytes -= span->named * shape->layers[il].expert_bytes;
+    }
+}
+
+static const struct plan_layer *expert_layer(const struct plan_shape *shape,
+                                             const struct plan__span *span)
+{
+    uint32_t il = span->first;
+    while (il + 1 < span->end && !shape->layers[il].n_experts)
+        il++;
+    return &shape->layers[il];
+}
+
+/* Sums that a part's host answers a row with at most: see shard_expert_vectors_most. */
+static uint32_t part_answers(const struct shard_expert_part *part, uint32_t copies,
+                             const struct plan_layer *l)
+{
+    uint32_t most = copies > 1
+                        ? part->expert_end - part->expert_first
+                        : shard_expert_nodes(l->n_experts, part->expert_first, part->expert_end);
+    return (most < l->n_used ? most : l->n_used) * plan__segments(part, l);
+}
+
+/* Scratch of hosts, before stages add theirs: the most that any part needs. */
+static void measure_hosting(struct plan_placement *p, const struct plan_shape *shape,
+                            const struct plan__span *span)
+{
+    const struct plan_layer *l = expert_layer(shape, span);
+    uint32_t first = plan_placement_stage(p, span->first);
+    bool one_stage = p->stages[first].layer_end >= span->end;
+    struct plan__group group = {0};
+    while (plan__group_next(&group, span)) {
+        for (uint32_t i = 0; i < group.n_parts; i++) {
+            struct plan_worker *w = &p->workers[group.parts[i].worker];
+            uint32_t answers = part_answers(&group.parts[i], group.copies, l);
+            uint32_t more = answers > l->n_segments ? answers - l->n_segments : 0;
+            uint64_t bytes =
+                shape->host_scratch_bytes + shape->options.max_rows * more * l->answer_bytes;
+            if (one_stage && p->stages[first].worker == group.parts[i].worker)
+                continue;
+            w->scratch_bytes = bytes > w->scratch_bytes ? bytes : w->scratch_bytes;
+        }
+    }
+}
+
+/* Scratch of stages from *next on that ask hosts of the span. */
+static void measure_asking(struct plan_placement *p, const struct plan_shape *shape,
+                           const struct plan__span *span, uint32_t *next)
+{
+    uint32_t s = plan_placement_stage(p, span->first);
+    for (s = s > *next ? s : *next; s < p->n_stages && p->stages[s].layer_first < span->end; s++) {
+        p->workers[p->stages[s].worker].scratch_bytes += shape->asker_scratch_bytes;
+        *next = s + 1;
     }
 }
 
@@ -98,43 +147,13 @@ void plan_placement_measure(struct plan_placement *placement, const struct plan_
         struct plan_worker *w = &placement->workers[i];
         w->weight_bytes = w->kv_bytes = w->scratch_bytes = 0;
     }
+    struct plan__span span = {0}, hosted = {0};
+    uint32_t next_asker = 0;
+    while (plan__span_next(&hosted, placement))
+        measure_hosting(placement, shape, &hosted);
     measure_stages(placement, shape, cluster);
-    struct plan__span span = {0};
-    while (plan__span_next(&span, placement))
+    while (plan__span_next(&span, placement)) {
         measure_span(placement, shape, &span);
-}
-
-static enum proto_status refine_stage(struct plan_worker *w, const struct plan_stage *stage,
-                                      const struct plan_shape *shape,
-                                      const struct plan_cluster *cluster, struct proto_error *error)
-{
-    struct shard_program *program;
-    const struct plan_shape_options *o = &shape->options;
-    uint32_t first = stage->layer_first, end = stage->layer_end, threads = threads_of(w, cluster);
-    enum proto_status status =
-        shard_program_create(&program, shape->model, first, end, stage->embed, stage->head, error);
-    if (status != PROTO_OK)
-        return status;
-    w->weight_bytes -= plan__stage_weights(shape, first, end, stage->embed, stage->head);
-    w->weight_bytes += shard_program_weight_bytes(program);
-    w->kv_bytes += shard_kv_limit(program, o->kv, o->ctx, o->max_seqs);
-    w->kv_bytes -= plan__stage_kv(shape, first, end);
-    w->scratch_bytes -= shape->scratch_bytes + threads * shape->thread_bytes;
-    w->scratch_bytes += shard_program_buffer_bytes(program, o->max_rows) +
-                        threads * shard_attention_scratch_bytes(program, o->ctx);
-    shard_program_destroy(program);
-    return PROTO_OK;
-}
-
-enum proto_status plan_placement_refine(struct plan_placement *placement,
-                                        const struct plan_shape *shape,
-                                        const struct plan_cluster *cluster,
-                                        struct proto_error *error)
-{
-    enum proto_status status = PROTO_OK;
-    for (uint32_t s = 0; s < placement->n_stages && shape->model && status == PROTO_OK; s++) {
-        const struct plan_stage *stage = &placement->stages[s];
-        status = refine_stage(&placement->workers[stage->worker], stage, shape, cluster, error);
+        measure_asking(placement, shape, &span, &next_asker);
     }
-    return status;
 }

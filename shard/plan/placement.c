@@ -211,18 +211,36 @@ static uint64_t worker_bytes(const struct plan_worker *w)
     return w->weight_bytes + w->kv_bytes + w->scratch_bytes;
 }
 
+/* What a worker holds, in words: the layers of a stage's, else its first experts. */
+static void describe(char *text, size_t bytes, const struct plan_placement *p, uint32_t worker)
+{
+    const struct shard_expert_part *first = NULL;
+    uint32_t n = 0;
+    for (uint32_t s = 0; s < p->n_stages; s++) {
+        const struct plan_stage *stage = &p->stages[s];
+        if (stage->worker == worker) {
+            snprintf(text, bytes, "layers %u-%u", stage->layer_first, stage->layer_end - 1);
+            return;
+        }
+    }
+    for (uint32_t i = 0; i < p->n_parts; i++) {
+        if (p->parts[i].worker == worker && n++ == 0)
+            first = &p->parts[i];
+    }
+    if (first)
+        snprintf(text, bytes, "experts %u-%u of layers %u-%u%s", first->expert_first,
+                 first->expert_end - 1, first->layer_first, first->layer_end - 1,
+                 n > 1 ? " and others" : "");
+}
+
 static enum proto_status fail_worker(const struct plan_placement *p, uint32_t worker,
                                      const struct plan_cluster *cluster, struct proto_error *error)
 {
     const struct plan_worker *w = &p->workers[worker];
     const struct plan_machine *m = &cluster->machines[w->machine];
-    char a[PLAN__BYTES_TEXT], b[PLAN__BYTES_TEXT], c[PLAN__BYTES_TEXT], what[64] = "its experts";
+    char a[PLAN__BYTES_TEXT], b[PLAN__BYTES_TEXT], c[PLAN__BYTES_TEXT], what[96] = "its experts";
     uint64_t offered = m->device[w->device].memory_bytes, needed = worker_bytes(w);
-    for (uint32_t s = 0; s < p->n_stages; s++) {
-        if (p->stages[s].worker == worker)
-            snprintf(what, sizeof what, "layers %u-%u", p->stages[s].layer_first,
-                     p->stages[s].layer_end - 1);
-    }
+    describe(what, sizeof what, p, worker);
     return proto_fail(error, PROTO_CAPACITY,
                       "worker %s%s offers %s, but %s need %s: %s are missing", m->name,
                       w->device == PLAN_GPU ? " (GPU)" : "", plan__bytes_text(offered, a), what,

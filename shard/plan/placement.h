@@ -58,8 +58,20 @@ uint32_t plan_placement_worker(struct plan_placement *placement, uint32_t machin
 void plan_placement_measure(struct plan_placement *placement, const struct plan_shape *shape,
                             const struct plan_cluster *cluster);
 
-/* Sets stages' bytes to those of their programs, which are less by a little; nothing without
- * shape->model. After measure. */
+/* Parts that name every expert of every MoE layer, as programs want them: the placement's, and
+ * those of stages for what these leave out. None where the placement has none. */
+struct plan_parts {
+    struct shard_expert_part *at; /* .worker: index in the placement's workers */
+    uint32_t n;
+};
+
+/* The caller frees parts->at. */
+enum proto_status plan_parts_create(struct plan_parts *parts,
+                                    const struct plan_placement *placement,
+                                    const struct plan_shape *shape, struct proto_error *error);
+
+/* Sets workers' bytes to those of their programs, and of what these ask and answer; nothing without
+ * shape->model. */
 enum proto_status plan_placement_refine(struct plan_placement *placement,
                                         const struct plan_shape *shape,
                                         const struct plan_cluster *cluster,
@@ -85,8 +97,5 @@ uint32_t plan_placement_stage(const struct plan_placement *placement, uint32_t l
  * row uses. Rows that do not use the host count as 0. */
 double plan_range_answers(const struct plan_layer *layer, uint32_t first, uint32_t end,
                           uint32_t segments);
-
-/* The same of a range that starts at expert 0, where only the number is known. */
-double plan_part_answers(const struct plan_layer *layer, uint32_t experts, uint32_t segments);
 
 #endif

@@ -30,7 +30,9 @@ struct plan_options {
     uint32_t slices;       /* of each expert elsewhere; 0: as is best */
     uint32_t replicas;     /* of each expert elsewhere, on different machines; 0: 1 */
     uint32_t stages;       /* 0: as is best */
-    bool cpu_only;         /* what can be deployed today */
+    const uint32_t *stage_ends; /* for plan_by_rule alone: where the layers of each of `stages` end;
+                                   NULL: in proportion to memory */
+    bool cpu_only;              /* what can be deployed today */
     const struct plan_type *types; /* that capacity errors and advice may recommend; may be NULL */
     uint32_t n_types;
 };
@@ -65,15 +67,26 @@ double plan_objective(const struct plan_cost *cost, enum plan_aim aim);
 
 /*
  * A placement by rule, without speeds (only memory counts): the first `stages` workers (machines'
- * CPUs in order; 0: all of them, or 1 with experts elsewhere) are stages with layers in proportion
- * to memory. With split EXPERTS the others hold all routed experts: worker i of them serves stage
- * i mod stages, and those of a stage share its experts in ranges as even as their number allows,
- * `slices` of them each range, and after that `replicas` times. PROTO_CAPACITY, PROTO_INVALID as
- * above.
+ * CPUs in order; 0: all of them, those with most memory where there are more than layers, or 1 with
+ * experts elsewhere) are stages with layers in proportion to memory, or those of stage_ends.
+ *
+ * With split EXPERTS the others hold all routed experts: each stage has hosts of its own, that
+ * follow one another, as many as the others, or one more; where there are fewer hosts than stages
+ * they serve all of them. Those of a stage share its experts in as many ranges as their number
+ * allows (plan_expert_cut), `slices` of them each range, and each slice on `replicas` of them.
+ *
+ * PROTO_CAPACITY as above; PROTO_INVALID says in a line why that cannot be, with the command line's
+ * names of options: a dense model, more slices than experts can be cut into, hosts that are fewer
+ * than replicas or no multiple of slices times replicas.
  */
 enum proto_status plan_by_rule(struct plan_placement **out, const struct plan_shape *shape,
                                const struct plan_cluster *cluster,
                                const struct plan_options *options, struct proto_error *error);
+
+/* Where to cut n experts into that many ranges, range i being [cut(i), cut(i + 1)): of equal size,
+ * and where they cannot all be but are large, cut at the higher of two nodes of the tree of
+ * shard/experts.h. */
+uint32_t plan_expert_cut(uint32_t n_experts, uint32_t n_ranges, uint32_t i);
 
 /* The largest of options->types (by bits) that fits, of those smaller than the shape's, or -1. */
 int plan_largest_type(const struct plan_shape *shape, const struct plan_cluster *cluster,

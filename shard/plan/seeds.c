@@ -55,8 +55,8 @@ static void measure_room(struct room *room, const struct plan__problem *p,
     for (uint32_t s = 0, first = 0; s < draft->n_stages; first = draft->stage_end[s++]) {
         uint32_t seat = draft->stage_seat[s], end = draft->stage_end[s];
         uint32_t threads = p->cluster->machines[p->seats[seat].machine].threads;
-        uint64_t bytes = shape->scratch_bytes + threads * shape->thread_bytes +
-                         plan__stage_kv(shape, first, end) +
+        uint64_t bytes = shape->scratch_bytes + shape->asker_scratch_bytes +
+                         threads * shape->thread_bytes + plan__stage_kv(shape, first, end) +
                          plan__stage_weights(shape, first, end, first == 0, end == shape->n_layers);
         for (uint32_t il = first; il < end; il++)
             bytes -= shape->layers[il].n_experts * shape->layers[il].expert_bytes;

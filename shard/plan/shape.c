@@ -76,11 +76,15 @@ static void add_experts(struct plan_shape *shape, struct plan_layer *out,
     if (op->c != op->a)
         out->request_bytes += kern_act_bytes(up->type->act, up->k);
     out->answer_bytes = shard_record_floats(m->n_embd) * sizeof(float);
-    struct shard_experts_scratch scratch =
-        shard_experts_scratch(program, op, shape->options.max_rows);
-    uint64_t host = scratch.bytes + shape->options.max_rows *
-                                        (out->request_bytes + out->n_segments * out->answer_bytes);
+    uint64_t rows = shape->options.max_rows;
+    uint64_t host = shard_experts_scratch(program, op, shape->options.max_rows).bytes +
+                    rows * (out->request_bytes + out->n_segments * out->answer_bytes);
+    uint64_t asker =
+        rows * (op->n_used * out->n_segments * out->answer_bytes +
+                kern_act_bytes(gate->type->act, gate->k) + kern_act_bytes(up->type->act, up->k));
     shape->host_scratch_bytes = host > shape->host_scratch_bytes ? host : shape->host_scratch_bytes;
+    shape->asker_scratch_bytes =
+        asker > shape->asker_scratch_bytes ? asker : shape->asker_scratch_bytes;
 }
 
 static void add_attention(const struct plan_shape *shape, struct plan_layer *out,

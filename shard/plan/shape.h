@@ -60,7 +60,8 @@ struct plan_shape {
     uint64_t tied_bytes;              /* of embed and head, held once by a stage that has both */
     uint64_t scratch_bytes;           /* of a stage: buffers for max_rows rows */
     uint64_t thread_bytes;            /* and for each thread besides */
-    uint64_t host_scratch_bytes;      /* of a machine that holds experts alone */
+    uint64_t asker_scratch_bytes;     /* of a stage whose experts are elsewhere, besides, at most */
+    uint64_t host_scratch_bytes;      /* of a host of experts that answers a sum a segment */
     double weight_bits;               /* a weight, on average */
     double type_ops[KERN_TYPE_SLOTS]; /* a row's by weight type, used experts included */
 };

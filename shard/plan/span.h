@@ -45,6 +45,9 @@ uint64_t plan__stage_weights(const struct plan_shape *shape, uint32_t first, uin
                              bool embed, bool head);
 uint64_t plan__stage_kv(const struct plan_shape *shape, uint32_t first, uint32_t end);
 
+/* Threads of a worker that need scratch each. */
+uint32_t plan__threads(const struct plan_worker *worker, const struct plan_cluster *cluster);
+
 #define PLAN__BYTES_TEXT 32
 const char *plan__bytes_text(uint64_t bytes, char text[PLAN__BYTES_TEXT]);
 

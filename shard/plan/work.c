@@ -137,11 +137,6 @@ double plan_range_answers(const struct plan_layer *layer, uint32_t first, uint32
     return layer->n_used == 0 ? 0 : all + (plan__groups(layer, first, end) - all) * segments;
 }
 
-double plan_part_answers(const struct plan_layer *layer, uint32_t experts, uint32_t segments)
-{
-    return plan_range_answers(layer, 0, experts, segments);
-}
-
 bool plan__same_experts(const struct plan_layer *a, const struct plan_layer *b)
 {
     return a->n_experts == b->n_experts && a->n_used == b->n_used &&

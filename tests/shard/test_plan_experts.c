@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "shard/plan.h"
+#include "shard/plan/search.h"
 #include "tests/shard/edited.h"
 
 #define GIB (1ull << 30)
@@ -140,6 +141,18 @@ static void test_hosts_of_stages(void)
     shard_plan_destroy(plan);
 }
 
+static void refuse(uint32_t n, const struct shard_plan_options *options, enum proto_status status,
+                   const char *word)
+{
+    struct shard_plan *plan = plan_with(n, options);
+    CU_ASSERT_PTR_NULL(plan);
+    CU_ASSERT_EQUAL(error.status, status);
+    CU_ASSERT_PTR_NULL(strchr(error.text, '\n'));
+    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, word));
+    if (!strstr(error.text, word))
+        fprintf(stderr, "%s\n", error.text);
+}
+
 /* Stages are cut by what they hold, which is not their experts. */
 static void test_layers_of_stages(void)
 {
@@ -155,12 +168,14 @@ static void test_layers_of_stages(void)
     check_held(plan, 1);
     CU_ASSERT_EQUAL(plan->stages[1].layer_first, 3);
     shard_plan_destroy(plan);
+    options.stages = 2;
+    refuse(9, &options, PROTO_INVALID, "as many ranges as stages");
 }
 
 static void check_cuts(uint32_t n, uint32_t ranges, const uint32_t *cuts)
 {
     for (uint32_t i = 0; i <= ranges; i++)
-        CU_ASSERT_EQUAL(shard_plan_expert_cut(n, ranges, i), cuts[i]);
+        CU_ASSERT_EQUAL(plan_expert_cut(n, ranges, i), cuts[i]);
 }
 
 static void test_cuts(void)
@@ -176,24 +191,11 @@ static void test_cuts(void)
     for (uint32_t n = 1; n < 140; n++)
         for (uint32_t ranges = 1; ranges <= n; ranges++)
             for (uint32_t i = 0; i < ranges; i++) {
-                uint32_t size =
-                    shard_plan_expert_cut(n, ranges, i + 1) - shard_plan_expert_cut(n, ranges, i);
+                uint32_t size = plan_expert_cut(n, ranges, i + 1) - plan_expert_cut(n, ranges, i);
                 uint32_t least = n / ranges, slack = least >= 8;
                 wrong += size + slack < least || size > least + 1 + slack;
             }
     CU_ASSERT_EQUAL(wrong, 0);
-}
-
-static void refuse(uint32_t n, const struct shard_plan_options *options, enum proto_status status,
-                   const char *word)
-{
-    struct shard_plan *plan = plan_with(n, options);
-    CU_ASSERT_PTR_NULL(plan);
-    CU_ASSERT_EQUAL(error.status, status);
-    CU_ASSERT_PTR_NULL(strchr(error.text, '\n'));
-    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, word));
-    if (!strstr(error.text, word))
-        fprintf(stderr, "%s\n", error.text);
 }
 
 static void test_what_cannot_be(void)

@@ -214,6 +214,21 @@ static void test_rates(void)
 
 /* ---- placements ---- */
 
+/* Programs want every expert named: stages have the last eight. */
+static void check_parts(const struct plan_placement *p, const struct plan_shape *shape)
+{
+    struct plan_parts parts;
+    CU_ASSERT_EQUAL_FATAL(plan_parts_create(&parts, p, shape, &error), PROTO_OK);
+    CU_ASSERT_EQUAL_FATAL(parts.n, 4);
+    for (uint32_t s = 0; s < 2; s++) {
+        const struct shard_expert_part *part = &parts.at[2 + s];
+        CU_ASSERT(part->worker == s && part->n_slices == 1);
+        CU_ASSERT(part->layer_first == 6 * s && part->layer_end == 6 * (s + 1));
+        CU_ASSERT(part->expert_first == 24 && part->expert_end == 32);
+    }
+    free(parts.at);
+}
+
 static void test_placement(void)
 {
     struct plan_shape *shape = preset_shape("llama4-5b", "Q4_K", &sizes);
@@ -226,15 +241,20 @@ static void test_placement(void)
         add_part(p, 2 + i, 0, 12, 0, 24, i, 2);
     plan_placement_measure(p, shape, &made.cluster);
     CU_ASSERT_EQUAL(plan_placement_check(p, shape, &made.cluster, &error), PROTO_OK);
-    uint64_t sum = 0, before = p->workers[0].weight_bytes + p->workers[0].scratch_bytes;
+    uint64_t sum = 0, before[4];
+    for (uint32_t w = 0; w < 4; w++)
+        before[w] = p->workers[w].weight_bytes + p->workers[w].scratch_bytes;
     for (uint32_t w = 0; w < p->n_workers; w++)
         sum += p->workers[w].weight_bytes;
     CU_ASSERT_EQUAL(sum, plan_shape_weight_bytes(shape));
     CU_ASSERT_EQUAL(p->workers[2].weight_bytes, 6 * 24 * shape->layers[1].expert_bytes / 2);
     CU_ASSERT(p->workers[2].kv_bytes == 0 && p->workers[2].scratch_bytes > 0);
     CU_ASSERT_EQUAL(plan_placement_refine(p, shape, &made.cluster, &error), PROTO_OK);
-    uint64_t after = p->workers[0].weight_bytes + p->workers[0].scratch_bytes;
-    CU_ASSERT(after <= before && after > before * 9 / 10);
+    for (uint32_t w = 0; w < 4; w++) {
+        uint64_t after = p->workers[w].weight_bytes + p->workers[w].scratch_bytes;
+        CU_ASSERT(after <= before[w] && after > before[w] * 9 / 10);
+    }
+    check_parts(p, shape);
 
     const struct shard_expert_part good = p->parts[1];
     p->parts[1].slice = 0; /* the first slice twice, the second never */
@@ -285,14 +305,20 @@ static void test_rule(void)
     CU_ASSERT(p->parts[0].expert_first == 0 && p->parts[4].expert_end == 64);
     plan_placement_destroy(p);
 
-    /* Two stages with two hosts each: machines 2 and 4 serve the first. */
+    /* Two stages with two hosts each: machines 2 and 3 serve the first. */
     p = rule(shape, &made, (struct plan_options){.split = PLAN_SPLIT_EXPERTS, .stages = 2});
     CU_ASSERT_FATAL(p && p->n_stages == 2 && p->n_parts == 4);
     CU_ASSERT_EQUAL(p->workers[p->parts[0].worker].machine, 2);
-    CU_ASSERT_EQUAL(p->workers[p->parts[1].worker].machine, 4);
+    CU_ASSERT_EQUAL(p->workers[p->parts[1].worker].machine, 3);
     CU_ASSERT_EQUAL(p->parts[2].layer_first, p->stages[1].layer_first);
     plan_placement_destroy(p);
 
+    /* Five hosts cannot be paired. */
+    CU_ASSERT_PTR_NULL(
+        rule(shape, &made, (struct plan_options){.split = PLAN_SPLIT_EXPERTS, .slices = 2}));
+    CU_ASSERT_EQUAL(error.status, PROTO_INVALID);
+    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "multiple of 2 hosts"));
+    made.cluster.n_machines = 5;
     p = rule(shape, &made, (struct plan_options){.split = PLAN_SPLIT_EXPERTS, .slices = 2});
     CU_ASSERT_FATAL(p && p->n_parts == 4 && p->parts[0].expert_end == 32);
     CU_ASSERT(p->parts[1].slice == 1 && p->parts[1].n_slices == 2);
@@ -308,17 +334,21 @@ static void test_rule(void)
     CU_ASSERT_FATAL(p && p->n_stages == 3 && p->n_parts == 0);
     plan_placement_destroy(p);
 
+    made.cluster.n_machines = 6;
     CU_ASSERT_PTR_NULL(
         rule(shape, &made,
-             (struct plan_options){.split = PLAN_SPLIT_EXPERTS, .slices = 4, .replicas = 2}));
+             (struct plan_options){.split = PLAN_SPLIT_EXPERTS, .slices = 2, .replicas = 2}));
     CU_ASSERT_EQUAL(error.status, PROTO_INVALID);
-    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "need 8 machines"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "multiple of 4 hosts"));
+    CU_ASSERT_PTR_NULL(
+        rule(shape, &made, (struct plan_options){.split = PLAN_SPLIT_EXPERTS, .slices = 3}));
+    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "at most 2 slices"));
     CU_ASSERT_PTR_NULL(rule(shape, &made, (struct plan_options){.stages = 7}));
     CU_ASSERT_EQUAL(error.status, PROTO_INVALID);
     destroy_shape(shape);
     shape = preset_shape("llama-1b", "Q4_K", &sizes);
     CU_ASSERT_PTR_NULL(rule(shape, &made, (struct plan_options){.split = PLAN_SPLIT_EXPERTS}));
-    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "no routed experts"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "is dense"));
     destroy_shape(shape);
 }
 
