@@ -53,12 +53,16 @@ def test_answers(case):
 
 
 def test_conversation(case):
-    """A story that the model tells, and a question about it."""
+    """A story that the model tells, and a question about it, split by layers and by experts."""
     path = case.dir / "messages"
     path.write_text("Tell me a story about Luma.\nWhere does Luma sleep?\nWhat is 7 plus 5?\n")
-    with open(path, "rb") as stdin:
-        out = text_of(case.succeed("run", "-m", MODEL, "--temp", "0", "--local-workers", "3",
-                                   stdin=stdin))
+    outs = []
+    for split in "layers", "experts":
+        with open(path, "rb") as stdin:
+            outs.append(text_of(case.succeed("run", "-m", MODEL, "--temp", "0", "--local-workers",
+                                             "3", "--split", split, stdin=stdin)))
+    out = outs[0]
+    assert outs[1] == out
     story, *rest = out.splitlines()
     sentences, slips = world.slips(story)
     assert "Luma" in story and len(sentences) >= 4 and not slips, story
