@@ -27,13 +27,13 @@ static uint32_t host_of(const struct shard_plan *plan, uint32_t worker)
     return i;
 }
 
-static void fill_hosts(const struct coord_engine *e, struct assignment *a)
+static void fill_hosts(const struct coord_deployment *d, struct assignment *a)
 {
-    const struct shard_plan *plan = e->plan;
+    const struct shard_plan *plan = d->plan;
     for (uint32_t i = 0; i < plan->n_hosts; i++) {
-        a->hosts[i].endpoint = e->hosts[i]->expert_endpoint;
-        a->hosts[i].name = e->hosts[i]->name;
-        memcpy(a->hosts[i].key, e->hosts[i]->key, PROTO_KEY_BYTES);
+        a->hosts[i].endpoint = d->hosts[i]->expert_endpoint;
+        a->hosts[i].name = d->hosts[i]->name;
+        memcpy(a->hosts[i].key, d->hosts[i]->key, PROTO_KEY_BYTES);
     }
     for (uint32_t i = 0; i < plan->n_parts; i++) {
         const struct shard_expert_part *part = &plan->parts[i];
@@ -46,33 +46,35 @@ static void fill_hosts(const struct coord_engine *e, struct assignment *a)
                                           .n_slices = part->n_slices};
     }
     for (uint32_t i = 0; i < plan->n_stages; i++)
-        memcpy(a->askers[i], e->stages[i]->key, PROTO_KEY_BYTES);
+        memcpy(a->askers[i], d->stages[i]->key, PROTO_KEY_BYTES);
 }
 
-static void fill_stage(const struct coord_engine *e, uint32_t stage, struct proto_load *load)
+static void fill_stage(const struct coord_engine *e, const struct coord_deployment *d,
+                       uint32_t stage, struct proto_load *load)
 {
-    const struct shard_stage *part = &e->plan->stages[stage];
-    bool last = stage + 1 == e->plan->n_stages;
+    const struct shard_stage *part = &d->plan->stages[stage];
+    bool last = stage + 1 == d->plan->n_stages;
     load->has_stage = true;
     load->stage = stage;
     load->layer_first = part->layer_first;
     load->layer_end = part->layer_end;
     load->embed = part->embed;
     load->head = part->head;
-    load->next_endpoint = last ? "" : e->stages[stage + 1]->endpoint;
-    memcpy(load->previous_key, stage ? e->stages[stage - 1]->key : e->keys.pair.public_key,
+    load->next_endpoint = last ? "" : d->stages[stage + 1]->endpoint;
+    memcpy(load->previous_key, stage ? d->stages[stage - 1]->key : e->keys.pair.public_key,
            PROTO_KEY_BYTES);
     if (!last)
-        memcpy(load->next_key, e->stages[stage + 1]->key, PROTO_KEY_BYTES);
+        memcpy(load->next_key, d->stages[stage + 1]->key, PROTO_KEY_BYTES);
 }
 
-static enum proto_status send_load(struct coord_engine *e, struct coord_worker *w,
-                                   const struct assignment *a, struct proto_error *error)
+static enum proto_status send_load(struct coord_engine *e, const struct coord_deployment *d,
+                                   const struct coord_member *m, const struct assignment *a,
+                                   struct proto_error *error)
 {
-    bool hosts = w->host >= 0;
+    bool hosts = m->host >= 0;
     struct proto_msg msg = {.kind = PROTO_MSG_LOAD,
-                            .load = {.epoch = e->epoch,
-                                     .n_stages = e->plan->n_stages,
+                            .load = {.epoch = d->epoch,
+                                     .n_stages = d->plan->n_stages,
                                      .kv_type = e->options.kv,
                                      .ctx = e->options.ctx,
                                      .max_seqs = e->options.parallel,
@@ -80,15 +82,15 @@ static enum proto_status send_load(struct coord_engine *e, struct coord_worker *
                                      .inexact = e->options.inexact,
                                      .synthetic = e->synthetic_shape,
                                      .hosts = a->hosts,
-                                     .n_hosts = e->plan->n_hosts,
-                                     .self = hosts ? (uint32_t)w->host : PROTO_NO_HOST,
+                                     .n_hosts = d->plan->n_hosts,
+                                     .self = hosts ? (uint32_t)m->host : PROTO_NO_HOST,
                                      .parts = a->parts,
-                                     .n_parts = e->plan->n_parts,
+                                     .n_parts = d->plan->n_parts,
                                      .askers = a->askers,
-                                     .n_askers = hosts ? e->plan->n_stages : 0}};
-    if (w->stage >= 0)
-        fill_stage(e, (uint32_t)w->stage, &msg.load);
-    if (w->local) {
+                                     .n_askers = hosts ? d->plan->n_stages : 0}};
+    if (m->stage >= 0)
+        fill_stage(e, d, (uint32_t)m->stage, &msg.load);
+    if (m->worker->local) {
         msg.load.files = a->files;
         msg.load.n_files = e->gguf ? (uint32_t)shard_gguf_n_files(e->gguf) : 0;
     }
@@ -96,15 +98,16 @@ static enum proto_status send_load(struct coord_engine *e, struct coord_worker *
     struct net_payload *card = net_payload_wrap(e->card, e->card_bytes, leave_card, NULL);
     if (!card)
         return proto_fail_nomem(error, e->card_bytes, "the model card");
-    w->state = COORD_LOADING;
-    w->done_bytes = w->total_bytes = w->fetched_bytes = 0;
-    return engine__tell(w, &msg, &card, error);
+    enum proto_status status = engine__tell(m->worker, &msg, &card, error);
+    /* Of a worker that is gone more is heard soon. */
+    return status == PROTO_LOST ? PROTO_OK : status;
 }
 
-static enum proto_status make_assignment(const struct coord_engine *e, struct assignment *a,
+static enum proto_status make_assignment(const struct coord_engine *e,
+                                         const struct coord_deployment *d, struct assignment *a,
                                          struct proto_error *error)
 {
-    const struct shard_plan *plan = e->plan;
+    const struct shard_plan *plan = d->plan;
     size_t n_files = e->gguf ? shard_gguf_n_files(e->gguf) : 0;
     a->files = calloc(n_files + 1, sizeof *a->files);
     a->hosts = calloc(plan->n_hosts + 1, sizeof *a->hosts);
@@ -114,16 +117,17 @@ static enum proto_status make_assignment(const struct coord_engine *e, struct as
         return proto_fail_nomem(error, plan->n_parts * sizeof *a->parts, "the plan's messages");
     for (size_t i = 0; i < n_files; i++)
         a->files[i] = (char *)shard_gguf_path(e->gguf, i);
-    fill_hosts(e, a);
+    fill_hosts(d, a);
     return PROTO_OK;
 }
 
-enum proto_status engine__assign(struct coord_engine *e, struct proto_error *error)
+enum proto_status engine__assign(struct coord_engine *e, struct coord_deployment *d,
+                                 struct proto_error *error)
 {
     struct assignment a = {0};
-    enum proto_status status = make_assignment(e, &a, error);
-    for (uint32_t i = 0; i < e->n_members && status == PROTO_OK; i++)
-        status = send_load(e, e->members[i], &a, error);
+    enum proto_status status = make_assignment(e, d, &a, error);
+    for (uint32_t i = 0; i < d->n_members && status == PROTO_OK; i++)
+        status = send_load(e, d, &d->members[i], &a, error);
     free(a.files);
     free(a.hosts);
     free(a.parts);

@@ -1,4 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From a plan to its being in force. Its workers load their parts beside what they serve with; when
+ * all have, and no batch is in flight any more, each is told to serve, and takes the caches of the
+ * plan before over as far as it had the same layers. A worker says from which position it can go on
+ * with each sequence; what the least of them lacks is computed again from the tokens, which are all
+ * here. Since the result of a position does not depend on the batch it is in, nobody notices.
+ */
 #include "coordinator/parts.h"
 
 #include "coordinator/report.h"
@@ -10,21 +17,27 @@
 #include <unistd.h>
 
 #define REDRAW_MS 100u
-#define PLAIN_MS  5000u /* between lines where standard error is no terminal */
+#define PLAIN_MS  5000u  /* between lines where standard error is no terminal */
+#define COMMIT_MS 30000u /* for a worker that may have a batch in work */
+
+bool engine__serving(const struct coord_engine *e)
+{
+    return e->current && e->current->state == COORD_SERVING;
+}
 
 /* ---- progress ---- */
 
 /* False while a worker has not said yet how much it loads. */
-static bool sum_progress(const struct coord_engine *e, uint64_t *done, uint64_t *total,
+static bool sum_progress(const struct coord_deployment *d, uint64_t *done, uint64_t *total,
                          uint64_t *fetched)
 {
     bool known = true;
     *done = *total = *fetched = 0;
-    for (uint32_t i = 0; i < e->n_members; i++) {
-        *done += e->members[i]->done_bytes;
-        *total += e->members[i]->total_bytes;
-        *fetched += e->members[i]->fetched_bytes;
-        known &= e->members[i]->total_bytes > 0;
+    for (uint32_t i = 0; i < d->n_members; i++) {
+        *done += d->members[i].done_bytes;
+        *total += d->members[i].total_bytes;
+        *fetched += d->members[i].fetched_bytes;
+        known &= d->members[i].total_bytes > 0;
     }
     return known;
 }
@@ -35,9 +48,12 @@ static void show_progress(struct coord_engine *e)
     char done_text[16], total_text[16], fetched_text[16];
     bool terminal = isatty(STDERR_FILENO);
     uint64_t pause_ms = terminal ? REDRAW_MS : PLAIN_MS;
-    if (!e->options.progress || now_ns - e->progress_ns < pause_ms * 1000000ull)
+    uint32_t n = e->next->n_members;
+    /* Who is being served is not told about preparations. */
+    if (!e->options.progress || engine__serving(e) ||
+        now_ns - e->progress_ns < pause_ms * 1000000ull)
         return;
-    if (!sum_progress(e, &done, &total, &fetched))
+    if (!sum_progress(e->next, &done, &total, &fetched))
         return;
     e->progress_ns = now_ns;
     e->progress_shown = true;
@@ -45,8 +61,8 @@ static void show_progress(struct coord_engine *e)
     coord_format_bytes(total, total_text);
     coord_format_bytes(fetched, fetched_text);
     fprintf(stderr, "%sloading: %3.0f%%  %s of %s on %u worker%s", terminal ? "\r" : "",
-            total ? 100.0 * (double)done / (double)total : 0.0, done_text, total_text, e->n_members,
-            e->n_members == 1 ? "" : "s");
+            total ? 100.0 * (double)done / (double)total : 0.0, done_text, total_text, n,
+            n == 1 ? "" : "s");
     if (fetched)
         fprintf(stderr, ", %s over the network", fetched_text);
     fputs(terminal ? "\033[K" : "\n", stderr);
@@ -55,174 +71,287 @@ static void show_progress(struct coord_engine *e)
 
 static void show_loaded(struct coord_engine *e)
 {
+    const struct coord_deployment *d = e->current;
     uint64_t done, total, fetched;
     char text[16];
     if (!e->options.progress)
         return;
-    sum_progress(e, &done, &total, &fetched);
+    sum_progress(d, &done, &total, &fetched);
     coord_format_bytes(total, text);
     if (e->progress_shown && isatty(STDERR_FILENO))
         fputs("\r\033[K", stderr);
-    fprintf(stderr, "loaded %s on %u worker%s in %.1f s\n", text, e->n_members,
-            e->n_members == 1 ? "" : "s", (double)(net_now_ns() - e->deploy_ns) / 1e9);
-}
-
-/* ---- the plan ---- */
-
-void engine__undeploy(struct coord_engine *e)
-{
-    for (uint32_t i = 0; i < e->n_workers; i++)
-        e->workers[i]->stage = e->workers[i]->host = -1;
-    shard_plan_destroy(e->plan);
-    free(e->stages);
-    free(e->hosts);
-    free(e->members);
-    e->plan = NULL;
-    e->stages = e->hosts = e->members = NULL;
-    e->n_members = 0;
-    e->state = COORD_WAITING;
-    engine__set_ready(e, false);
-}
-
-/* Workers that are here: children first, then in the order of joining. */
-static uint32_t gather_workers(struct coord_engine *e, struct coord_worker **out)
-{
-    uint32_t n = 0;
-    for (int local = 1; local >= 0; local--)
-        for (uint32_t i = 0; i < e->n_workers; i++)
-            if (e->workers[i]->state != COORD_LOST && e->workers[i]->local == (local != 0))
-                out[n++] = e->workers[i];
-    return n;
-}
-
-/* Children join in the order in which they happen to start; their stages follow their names. */
-static int by_name(const void *a, const void *b)
-{
-    const struct coord_worker *x = *(struct coord_worker *const *)a;
-    const struct coord_worker *y = *(struct coord_worker *const *)b;
-    size_t x_len = strlen(x->name), y_len = strlen(y->name);
-    return x_len != y_len ? (x_len > y_len ? 1 : -1) : strcmp(x->name, y->name);
-}
-
-void engine__describe_part(const struct coord_engine *e, const struct coord_worker *w, char *text,
-                           size_t bytes)
-{
-    text[0] = 0;
-    if (w->stage >= 0) {
-        const struct shard_stage *stage = &e->plan->stages[w->stage];
-        snprintf(text, bytes, "layers %u-%u", stage->layer_first, stage->layer_end - 1);
-    }
-    const struct shard_expert_part *part = e->plan->parts;
-    for (uint32_t i = 0; i < e->plan->n_parts && w->host >= 0; i++, part++) {
-        size_t used = strlen(text);
-        if (part->worker != e->plan->hosts[w->host].worker || used + 1 >= bytes)
-            continue;
-        snprintf(text + used, bytes - used, "%sexperts %u-%u of layers %u-%u", used ? ", " : "",
-                 part->expert_first, part->expert_end - 1, part->layer_first, part->layer_end - 1);
-    }
-}
-
-/* The plan's workers, from their numbers in `workers`. */
-static enum proto_status name_members(struct coord_engine *e, struct coord_worker **workers,
-                                      struct proto_error *error)
-{
-    const struct shard_plan *plan = e->plan;
-    size_t n = plan->n_stages + plan->n_hosts;
-    e->stages = calloc(plan->n_stages, sizeof(struct coord_worker *));
-    e->hosts = calloc(plan->n_hosts + 1, sizeof(struct coord_worker *));
-    e->members = calloc(n, sizeof(struct coord_worker *));
-    if (!e->stages || !e->hosts || !e->members)
-        return proto_fail_nomem(error, n * sizeof *e->members, "the plan");
-    for (uint32_t i = 0; i < plan->n_stages; i++) {
-        e->stages[i] = e->members[e->n_members++] = workers[plan->stages[i].worker];
-        e->stages[i]->stage = (int)i;
-    }
-    for (uint32_t i = 0; i < plan->n_hosts; i++) {
-        e->hosts[i] = workers[plan->hosts[i].worker];
-        e->hosts[i]->host = (int)i;
-        if (e->hosts[i]->stage < 0)
-            e->members[e->n_members++] = e->hosts[i];
-    }
-    return PROTO_OK;
-}
-
-static enum proto_status make_plan(struct coord_engine *e, struct coord_worker **workers,
-                                   uint32_t n, struct proto_error *error)
-{
-    struct shard_plan_worker machines[PROTO_MAX_WORKERS];
-    for (uint32_t i = 0; i < n; i++)
-        machines[i] = (struct shard_plan_worker){.name = workers[i]->name,
-                                                 .memory_bytes = workers[i]->memory_bytes,
-                                                 .threads = workers[i]->threads};
-    struct shard_plan_options options = {.kv = e->options.kv,
-                                         .ctx = e->options.ctx,
-                                         .max_seqs = e->options.parallel,
-                                         .max_rows = e->options.batch,
-                                         .layers = e->layers,
-                                         .split = e->options.split,
-                                         .stages = e->options.stages,
-                                         .slices = e->options.slices,
-                                         .replicas = e->options.replicas};
-    enum proto_status status = shard_plan_create(&e->plan, e->model, machines, n, &options, error);
-    return status == PROTO_OK ? name_members(e, workers, error) : status;
-}
-
-void engine__deploy(struct coord_engine *e)
-{
-    struct coord_worker *workers[PROTO_MAX_WORKERS];
-    struct proto_error error;
-    uint32_t n = gather_workers(e, workers);
-    if (e->state != COORD_WAITING || n == 0 || n < e->options.local_workers + e->options.workers)
-        return;
-    qsort(workers, e->options.local_workers < n ? e->options.local_workers : n, sizeof *workers,
-          by_name);
-    /* An earlier failure is over. */
-    pthread_mutex_lock(&e->mutex);
-    e->failure.status = PROTO_OK;
-    pthread_mutex_unlock(&e->mutex);
-    e->epoch++;
-    e->deploy_ns = net_now_ns();
-    e->progress_ns = 0;
-    e->progress_shown = false;
-    enum proto_status status = make_plan(e, workers, n, &error);
-    if (status == PROTO_OK) {
-        e->state = COORD_DEPLOYING;
-        status = engine__assign(e, &error);
-    }
-    if (status != PROTO_OK) {
-        engine__undeploy(e);
-        engine__fail(e, &error);
-    }
+    fprintf(stderr, "loaded %s on %u worker%s in %.1f s\n", text, d->n_members,
+            d->n_members == 1 ? "" : "s", (double)(net_now_ns() - e->deploy_ns) / 1e9);
 }
 
 void engine__on_progress(struct coord_engine *e, struct coord_worker *w,
                          const struct proto_progress *progress)
 {
-    if (progress->epoch != e->epoch || e->state != COORD_DEPLOYING)
+    struct coord_member *m = engine__member(e->next, w);
+    if (!m || progress->epoch != e->next->epoch)
         return;
-    w->done_bytes = progress->done_bytes;
-    w->total_bytes = progress->total_bytes;
-    w->fetched_bytes = progress->fetched_bytes;
+    m->done_bytes = progress->done_bytes;
+    m->total_bytes = progress->total_bytes;
+    m->fetched_bytes = progress->fetched_bytes;
     show_progress(e);
+}
+
+/* ---- preparing ---- */
+
+/* Workers of d that `other` has nothing for let their slices go. */
+static void release(const struct coord_deployment *d, const struct coord_deployment *other)
+{
+    struct proto_msg msg = {.kind = PROTO_MSG_RELEASE, .release = {.epoch = d->epoch}};
+    for (uint32_t i = 0; i < d->n_members; i++) {
+        struct coord_worker *w = d->members[i].worker;
+        if (engine__is_here(w) && !engine__member(other, w))
+            engine__tell(w, &msg, NULL, NULL);
+    }
+}
+
+void engine__drop_next(struct coord_engine *e)
+{
+    struct coord_deployment *d = e->next;
+    if (!d)
+        return;
+    e->next = NULL;
+    release(d, NULL);
+    engine__deployment_destroy(d);
+}
+
+enum proto_status engine__prepare(struct coord_engine *e, struct coord_deployment **d,
+                                  struct proto_error *error)
+{
+    struct coord_deployment *old = e->next;
+    (*d)->epoch = ++e->epoch;
+    e->deploy_ns = net_now_ns();
+    e->progress_ns = 0;
+    e->progress_shown = false;
+    e->retry_ns = 0;
+    e->next = *d;
+    *d = NULL;
+    proto_log(PROTO_LOG_INFO, "COORD-PREPARE", "epoch=%llu stages=%u hosts=%u",
+              (unsigned long long)e->epoch, e->next->plan->n_stages, e->next->plan->n_hosts);
+    enum proto_status status = engine__assign(e, e->next, error);
+    /* A load takes the place of one before it. */
+    if (old)
+        release(old, e->next);
+    engine__deployment_destroy(old);
+    if (status != PROTO_OK)
+        engine__drop_next(e);
+    return status;
 }
 
 void engine__on_ready(struct coord_engine *e, struct coord_worker *w,
                       const struct proto_ready *ready)
 {
-    if (ready->epoch != e->epoch || e->state != COORD_DEPLOYING || (w->stage < 0 && w->host < 0))
+    struct coord_member *m = engine__member(e->next, w);
+    if (!m || ready->epoch != e->next->epoch || e->next->state != COORD_PREPARING)
         return;
-    w->state = COORD_READY;
-    w->weight_bytes = ready->weight_bytes;
-    w->kv_limit_bytes = ready->kv_limit_bytes;
-    w->scratch_bytes = ready->scratch_bytes;
-    for (uint32_t i = 0; i < e->n_members; i++)
-        if (e->members[i]->state != COORD_READY)
+    m->ready = true;
+    m->weight_bytes = ready->weight_bytes;
+    m->kv_limit_bytes = ready->kv_limit_bytes;
+    m->scratch_bytes = ready->scratch_bytes;
+    for (uint32_t i = 0; i < e->next->n_members; i++)
+        if (!e->next->members[i].ready)
             return;
-    e->state = COORD_SERVING;
+    engine__deployment_set(e->next, COORD_PREPARED);
+    engine__try_commit(e);
+}
+
+/* ---- committing ---- */
+
+/* The sequences that go on, and how much of each all workers of the plan in force have. */
+static bool list_held(struct coord_engine *e, struct coord_deployment *d)
+{
+    d->held = calloc((size_t)e->n_active + 1, sizeof *d->held);
+    d->most = calloc((size_t)e->n_active + 1, sizeof *d->most);
+    if (!d->held || !d->most)
+        return false;
+    for (const struct coord_seq *seq = e->active; seq; seq = seq->next)
+        if (!seq->finished)
+            d->held[d->n_held++] = (struct proto_held){.seq = seq->slot, .pos = seq->done};
+    return true;
+}
+
+/* Asks all members; their answers are at most what is asked for. */
+static void ask_commit(struct coord_engine *e)
+{
+    struct coord_deployment *d = e->next;
+    struct proto_msg msg = {.kind = PROTO_MSG_COMMIT,
+                            .commit = {.epoch = d->epoch,
+                                       .from = e->current ? e->current->epoch : 0,
+                                       .held = d->held,
+                                       .n_held = d->n_held}};
+    for (uint32_t i = 0; i < d->n_held; i++)
+        d->most[i] = (struct proto_held){.seq = d->held[i].seq};
+    for (uint32_t i = 0; i < d->n_members; i++) {
+        d->members[i].committed = false;
+        engine__tell(d->members[i].worker, &msg, NULL, NULL);
+    }
+}
+
+void engine__try_commit(struct coord_engine *e)
+{
+    struct coord_deployment *d = e->next;
+    if (!d || d->state != COORD_PREPARED || e->n_batches)
+        return;
+    if (!list_held(e, d)) {
+        proto_log(PROTO_LOG_ERROR, "COORD-PLAN", "epoch=%llu error=\"out of memory\"",
+                  (unsigned long long)d->epoch);
+        engine__drop_next(e);
+        return;
+    }
+    /* Sequences that are not named are forgotten. */
+    e->n_drops = 0;
+    engine__deployment_set(d, COORD_COMMITTING);
+    ask_commit(e);
+}
+
+/* Those that go on do so from where all can. */
+static void rewind_sequences(struct coord_engine *e, const struct coord_deployment *d)
+{
+    for (struct coord_seq *seq = e->active; seq; seq = seq->next) {
+        for (uint32_t i = 0; i < d->n_held; i++) {
+            if (d->held[i].seq != seq->slot)
+                continue;
+            if (d->held[i].pos < seq->done)
+                proto_log(PROTO_LOG_INFO, "COORD-REPLAY", "seq=%u from=%llu to=%zu", seq->slot,
+                          (unsigned long long)d->held[i].pos, seq->n_ids);
+            seq->sent = seq->done = d->held[i].pos;
+        }
+    }
+}
+
+void engine__dismiss(struct coord_engine *e)
+{
+    struct proto_msg msg = {.kind = PROTO_MSG_BYE, .bye = {.drained = true}};
+    for (uint32_t i = 0; i < e->n_workers; i++) {
+        struct coord_worker *w = e->workers[i];
+        if (!w->draining || !engine__is_here(w) || engine__member(e->current, w))
+            continue;
+        proto_log(PROTO_LOG_INFO, "COORD-WORKER-DRAINED", "name=%s", w->name);
+        engine__tell(w, &msg, NULL, NULL);
+        w->draining = false;
+        w->state = COORD_LEFT;
+        net_link_forget(w->link, w->peer);
+    }
+}
+
+static void take_over(struct coord_engine *e)
+{
+    struct coord_deployment *old = e->current;
+    bool interrupted = !old || old->state != COORD_SERVING;
+    rewind_sequences(e, e->next);
+    e->current = e->next;
+    e->next = NULL;
+    engine__deployment_set(e->current, COORD_SERVING);
+    if (old)
+        release(old, e->current);
+    engine__deployment_destroy(old);
+    e->stuck_ns = 0;
+    e->stuck.status = PROTO_OK;
+    e->settle_ns = 0;
     e->progressed_ns = net_now_ns();
     proto_log(PROTO_LOG_INFO, "COORD-SERVING", "epoch=%llu stages=%u hosts=%u",
-              (unsigned long long)e->epoch, e->plan->n_stages, e->plan->n_hosts);
-    show_loaded(e);
+              (unsigned long long)e->current->epoch, e->current->plan->n_stages,
+              e->current->plan->n_hosts);
+    if (interrupted)
+        show_loaded(e);
+    engine__dismiss(e);
     engine__set_ready(e, true);
+    engine__replan(e);
     engine__schedule(e);
+}
+
+/* Whether an answer is one to what was asked. */
+static bool fits(const struct coord_deployment *d, const struct proto_commit *commit)
+{
+    if (commit->n_held != d->n_held)
+        return false;
+    for (uint32_t i = 0; i < d->n_held; i++)
+        if (commit->held[i].seq != d->held[i].seq)
+            return false;
+    return true;
+}
+
+/* All can go on from the least that one has where they have the same or nothing; else they are
+ * asked anew, for a cache may be able to go on from some positions only. */
+static bool agreed(const struct coord_deployment *d)
+{
+    for (uint32_t i = 0; i < d->n_held; i++)
+        if (d->held[i].pos && d->held[i].pos != d->most[i].pos)
+            return false;
+    return true;
+}
+
+static void add_answer(struct coord_deployment *d, const struct proto_commit *commit)
+{
+    for (uint32_t i = 0; i < d->n_held; i++) {
+        uint64_t pos = commit->held[i].pos;
+        d->held[i].pos = pos < d->held[i].pos ? pos : d->held[i].pos;
+        d->most[i].pos = pos > d->most[i].pos ? pos : d->most[i].pos;
+    }
+}
+
+void engine__on_committed(struct coord_engine *e, struct coord_worker *w,
+                          const struct proto_commit *commit)
+{
+    struct coord_deployment *d = e->next;
+    struct coord_member *m = engine__member(d, w);
+    if (!m || commit->epoch != d->epoch || d->state != COORD_COMMITTING || m->committed)
+        return;
+    if (!fits(d, commit)) {
+        engine__lose_worker(e, w, "it answered for other sequences than it was asked about");
+        return;
+    }
+    m->committed = true;
+    if (m->stage >= 0)
+        add_answer(d, commit);
+    for (uint32_t i = 0; i < d->n_members; i++)
+        if (!d->members[i].committed)
+            return;
+    if (agreed(d))
+        take_over(e);
+    else
+        ask_commit(e);
+}
+
+void engine__check_commit(struct coord_engine *e, uint64_t now_ns)
+{
+    const struct coord_deployment *d = e->next;
+    if (!d || d->state != COORD_COMMITTING || now_ns < d->since_ns + COMMIT_MS * 1000000ull)
+        return;
+    for (uint32_t i = 0; i < d->n_members; i++) {
+        if (d->members[i].committed)
+            continue;
+        engine__lose_worker(e, d->members[i].worker, "it did not take up its part in time");
+        return;
+    }
+}
+
+/* ---- the end of a plan ---- */
+
+/* Workers that are told to serve the next plan do so, even if it is never whole. */
+static void count_as_current(struct coord_engine *e)
+{
+    struct coord_deployment *old = e->current;
+    e->current = e->next;
+    e->next = NULL;
+    if (old)
+        release(old, e->current);
+    engine__deployment_destroy(old);
+}
+
+void engine__break(struct coord_engine *e, const char *why)
+{
+    bool committing = e->next && e->next->state == COORD_COMMITTING;
+    snprintf(e->loss, sizeof e->loss, "%s", why);
+    if (!committing && !engine__serving(e))
+        return;
+    if (committing)
+        count_as_current(e);
+    engine__deployment_set(e->current, COORD_BROKEN);
+    engine__forget_batches(e);
+    engine__set_ready(e, false);
 }

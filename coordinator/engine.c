@@ -11,13 +11,12 @@
 
 #define TICK_MS             100u
 #define RETRY_MS            3000u /* from a load that failed to the next */
-#define DEFAULT_DEADLINE_MS 3000u
+#define DEFAULT_DEADLINE_MS 2000u
 #define DEFAULT_CTX         8192u
 #define DEFAULT_BATCH       512u
 #define DEFAULT_PARALLEL    4u
 #define MEASURE_BYTES       (512u << 20)
 #define MEASURE_DEADLINE_S  60
-#define STUCK_NS            (30ull * 1000000000ull) /* no operation done, no result: frames lost */
 
 /* ---- calls from other threads ---- */
 
@@ -113,27 +112,12 @@ void coord_engine_interrupt(struct coord_engine *e)
 
 /* ---- time ---- */
 
-static void check_progress(struct coord_engine *e, uint64_t now_ns)
-{
-    if (e->state != COORD_SERVING || !e->n_batches || now_ns - e->progressed_ns < STUCK_NS)
-        return;
-    struct proto_error error;
-    proto_fail(&error, PROTO_TIMEOUT,
-               "batch %llu got no answer for %llu s although every worker is alive: a connection "
-               "between two of them may be broken",
-               (unsigned long long)e->batches->id, STUCK_NS / 1000000000ull);
-    proto_log(PROTO_LOG_ERROR, "COORD-STUCK", "error=\"%s\"", error.text);
-    engine__undeploy(e);
-    engine__fail_all(e, &error);
-    engine__deploy(e);
-}
-
 static void retry(struct coord_engine *e, uint64_t now_ns)
 {
     if (!e->retry_ns || now_ns < e->retry_ns)
         return;
     e->retry_ns = 0;
-    engine__deploy(e);
+    engine__replan(e);
 }
 
 static void on_tick(void *arg)
@@ -144,7 +128,9 @@ static void on_tick(void *arg)
     engine__ping_workers(e, now_ns);
     engine__usage_tick(e, now_ns);
     engine__tick_children(e, now_ns);
-    check_progress(e, now_ns);
+    engine__check_batches(e, now_ns);
+    engine__check_commit(e, now_ns);
+    engine__check_patience(e, now_ns);
     engine__survey_tick(e, now_ns);
     engine__schedule(e);
 }
@@ -343,7 +329,7 @@ static void begin_stop(void *arg)
     e->stopping = true;
     engine__fail_all(e, &error);
     for (uint32_t i = 0; i < e->n_workers; i++)
-        if (e->workers[i]->state != COORD_LOST)
+        if (engine__is_here(e->workers[i]))
             engine__tell(e->workers[i], &bye, NULL, NULL);
     net_loop_stop(e->loop);
 }
@@ -352,10 +338,8 @@ static void free_parts(struct coord_engine *e)
 {
     for (uint32_t i = 0; i < e->n_workers; i++)
         free(e->workers[i]);
-    shard_plan_destroy(e->plan);
-    free(e->stages);
-    free(e->hosts);
-    free(e->members);
+    engine__deployment_destroy(e->current);
+    engine__deployment_destroy(e->next);
     free(e->usage);
     free(e->slot_used);
     free(e->drops);
@@ -585,10 +569,10 @@ static void ask_measure(void *arg)
 {
     struct question *q = arg;
     struct proto_msg msg = {.kind = PROTO_MSG_MEASURE, .measure = {.bytes = MEASURE_BYTES}};
-    if (q->e->state != COORD_SERVING)
+    if (!engine__serving(q->e))
         q->status = proto_fail(q->error, PROTO_LOST, "the model is not loaded");
     else
-        q->status = engine__tell(q->e->stages[0], &msg, NULL, q->error);
+        q->status = engine__tell(q->e->current->stages[0], &msg, NULL, q->error);
 }
 
 enum proto_status coord_engine_read_bandwidth(struct coord_engine *e, double *bytes_s,

@@ -24,6 +24,13 @@
 struct coord_engine;
 struct coord_stream;
 
+/* When workers that join get a part of what others do. */
+enum coord_rebalance {
+    COORD_REBALANCE_AUTO, /* where it is worth it */
+    COORD_REBALANCE_ASK,  /* when a person says so */
+    COORD_REBALANCE_OFF   /* only to make a loss good */
+};
+
 struct coord_engine_options {
     const char *model_path;
     const char *synthetic;     /* instead of a file: a shape as in shard/synthetic.h; or NULL */
@@ -44,7 +51,9 @@ struct coord_engine_options {
     uint32_t parallel;         /* sequences at once; 0: 4, at least the number of stages */
     uint32_t batch;            /* rows of a batch; 0: 512 */
     bool inexact;              /* float products of many rows may be OpenBLAS's where it is faster */
-    uint32_t deadline_ms;      /* silence after which a worker is lost; 0: 3000 */
+    uint32_t deadline_ms;      /* silence after which a worker is lost; 0: 2000 */
+    uint32_t patience_s;       /* for which requests wait where those who are left cannot serve */
+    enum coord_rebalance rebalance;
     const char *cache_dir;     /* of the store; NULL: the default */
     bool keep_packed;          /* local workers keep packed weights in it: a second copy */
     bool respawn;              /* restart local workers that end */
@@ -191,6 +200,12 @@ enum proto_status coord_engine_status(struct coord_engine *engine, struct coord_
                                       struct proto_error *error);
 void coord_status_finish(struct coord_status *status);
 void coord_engine_reset_times(struct coord_engine *engine);
+
+/* Begins to take a worker out of the cluster: others get its part, then it is told to leave, which
+ * the status shows ("draining", "left"). PROTO_NOTFOUND: there is no such worker; PROTO_CAPACITY and
+ * the like: the others cannot do without it (the text says why), and nothing has changed. */
+enum proto_status coord_engine_drain(struct coord_engine *engine, const char *worker,
+                                     struct proto_error *error);
 
 /* Waits until the workers have measured their machines and every link has been measured or given
  * up; options.profile was set. PROTO_TIMEOUT after deadline_s. */

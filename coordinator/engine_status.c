@@ -12,13 +12,17 @@ struct question {
     struct proto_error *error;
 };
 
-static const char *state_name(const struct coord_worker *w)
+static const char *state_name(const struct coord_engine *e, const struct coord_worker *w)
 {
-    static const char *const names[] = {[COORD_JOINED] = "joined",
-                                        [COORD_LOADING] = "loading",
-                                        [COORD_READY] = "ready",
-                                        [COORD_LOST] = "lost"};
-    return names[w->state];
+    if (!engine__is_here(w))
+        return w->state == COORD_LEFT ? "left" : "lost";
+    if (w->draining)
+        return "draining";
+    if (engine__serving(e) && engine__member(e->current, w))
+        return "ready";
+    if (engine__member(e->next, w))
+        return "loading";
+    return e->current ? "standby" : "joined";
 }
 
 static uint32_t lesser(uint32_t a, uint32_t b)
@@ -32,12 +36,12 @@ static uint32_t greater(uint32_t a, uint32_t b)
 }
 
 /* From the first to the last of what its parts cover. */
-static void describe_experts(const struct coord_engine *e, const struct coord_worker *w,
+static void describe_experts(const struct shard_plan *plan, const struct coord_member *m,
                              struct coord_worker_status *out)
 {
-    for (uint32_t i = 0; e->plan && w->host >= 0 && i < e->plan->n_parts; i++) {
-        const struct shard_expert_part *p = &e->plan->parts[i];
-        if (p->worker != e->plan->hosts[w->host].worker)
+    for (uint32_t i = 0; m->host >= 0 && i < plan->n_parts; i++) {
+        const struct shard_expert_part *p = &plan->parts[i];
+        if (p->worker != plan->hosts[m->host].worker)
             continue;
         bool first = out->n_slices == 0;
         out->n_slices = p->n_slices;
@@ -50,6 +54,30 @@ static void describe_experts(const struct coord_engine *e, const struct coord_wo
     }
 }
 
+static void describe_part(const struct coord_deployment *d, const struct coord_member *m,
+                          struct coord_worker_status *out)
+{
+    out->weight_bytes = m->weight_bytes;
+    out->kv_limit_bytes = m->kv_limit_bytes;
+    out->scratch_bytes = m->scratch_bytes;
+    out->done_bytes = m->done_bytes;
+    out->total_bytes = m->total_bytes;
+    describe_experts(d->plan, m, out);
+    if (m->stage < 0)
+        return;
+    const struct shard_stage *stage = &d->plan->stages[m->stage];
+    out->layer_first = stage->layer_first;
+    out->layer_end = stage->layer_end;
+    out->embed = stage->embed;
+    out->head = stage->head;
+}
+
+/* The plan that people see: the one in force, while it works. */
+static const struct coord_deployment *shown(const struct coord_engine *e)
+{
+    return engine__serving(e) || !e->next ? e->current : e->next;
+}
+
 static void describe_worker(const struct coord_engine *e, const struct coord_worker *w,
                             struct coord_worker_status *out)
 {
@@ -57,16 +85,11 @@ static void describe_worker(const struct coord_engine *e, const struct coord_wor
     snprintf(out->endpoint, sizeof out->endpoint, "%s", w->endpoint);
     snprintf(out->expert_endpoint, sizeof out->expert_endpoint, "%s", w->expert_endpoint);
     snprintf(out->isa, sizeof out->isa, "%s", w->isa);
-    snprintf(out->state, sizeof out->state, "%s", state_name(w));
+    snprintf(out->state, sizeof out->state, "%s", state_name(e, w));
     out->local = w->local;
     out->threads = w->threads;
     out->memory_bytes = w->memory_bytes;
-    out->weight_bytes = w->weight_bytes;
-    out->kv_limit_bytes = w->kv_limit_bytes;
-    out->scratch_bytes = w->scratch_bytes;
     out->rss_bytes = w->rss_bytes;
-    out->done_bytes = w->done_bytes;
-    out->total_bytes = w->total_bytes;
     out->rtt_ms = w->clock.samples ? (double)w->clock.best_rtt_ns / 1e6 : 0;
     out->batches = w->batches;
     out->rows = w->rows;
@@ -79,22 +102,19 @@ static void describe_worker(const struct coord_engine *e, const struct coord_wor
     out->experts = w->experts;
     out->profiled = w->profiled;
     out->profile = w->profile;
-    describe_experts(e, w, out);
-    if (w->stage >= 0 && e->plan) {
-        const struct shard_stage *stage = &e->plan->stages[w->stage];
-        out->layer_first = stage->layer_first;
-        out->layer_end = stage->layer_end;
-        out->embed = stage->embed;
-        out->head = stage->head;
-    }
+    const struct coord_deployment *d = shown(e);
+    const struct coord_member *m = engine__member(d, w);
+    if (m)
+        describe_part(d, m, out);
 }
 
 static void describe_workers(const struct coord_engine *e, struct coord_status *out)
 {
-    for (uint32_t i = 0; i < e->n_members; i++)
-        describe_worker(e, e->members[i], &out->workers[out->n_workers++]);
+    const struct coord_deployment *d = shown(e);
+    for (uint32_t i = 0; d && i < d->n_members; i++)
+        describe_worker(e, d->members[i].worker, &out->workers[out->n_workers++]);
     for (uint32_t i = 0; i < e->n_workers; i++)
-        if (e->workers[i]->stage < 0 && e->workers[i]->host < 0)
+        if (!engine__member(d, e->workers[i]))
             describe_worker(e, e->workers[i], &out->workers[out->n_workers++]);
 }
 
@@ -115,8 +135,8 @@ static void answer_status(void *arg)
         out->n_experts = e->model->n_experts;
     }
     snprintf(out->model, sizeof out->model, "%s", e->model->name);
-    out->epoch = e->epoch;
-    out->ready = e->state == COORD_SERVING;
+    out->epoch = shown(e) ? shown(e)->epoch : e->epoch;
+    out->ready = engine__serving(e);
     out->inexact = e->options.inexact;
     out->kv = e->options.kv;
     out->ctx = e->options.ctx;

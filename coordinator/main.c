@@ -13,6 +13,7 @@ static const struct command commands[] = {
     {"run", "generate text from a prompt, or chat", command_run},
     {"serve", "serve a model over HTTP, on this machine or a cluster", command_serve},
     {"status", "show the workers of a running coordinator", command_status},
+    {"drain", "take a worker out of a running cluster", command_drain},
     {"bench", "measure prefill, decode and where the time goes", command_bench},
     {"eval", "write logits of token ids, or measure perplexity", command_eval},
     {"plan", "show how machines would share a model, and how fast it would be", command_plan},

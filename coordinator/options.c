@@ -23,7 +23,8 @@ void coord_cli_default(struct coord_cli *cli)
         .local_workers = 1,
         .kv = KERN_KV_F32,
         .exact = true,
-        .deadline_s = 3.0f,
+        .deadline_s = 2.0f,
+        .patience_s = 600,
         .sampling = TEXT_SAMPLING_DEFAULT,
         .log_level = PROTO_LOG_WARN,
     };
@@ -85,8 +86,14 @@ static void add_cluster(struct table *t, struct coord_cli *cli)
          COORD_OPTION_TEXT, &cli->worker_listen, 0, 0, NULL},
         {0, "cluster-key", "FILE", "the cluster's key, see caravan keygen", COORD_OPTION_TEXT,
          &cli->cluster_key, 0, 0, NULL},
-        {0, "deadline", "SECONDS", "silence after which a worker is lost (3)", COORD_OPTION_FLOAT,
+        {0, "deadline", "SECONDS", "silence after which a worker is lost (2)", COORD_OPTION_FLOAT,
          &cli->deadline_s, 0.1, 3600, NULL},
+        {0, "patience", "SECONDS",
+         "for which requests wait when the workers that are left cannot hold the model (600)",
+         COORD_OPTION_U32, &cli->patience_s, 0, 1u << 30, NULL},
+        {0, "rebalance", "auto|ask|off",
+         "whether workers that join get a part while the model is served (auto)",
+         COORD_OPTION_REBALANCE, &cli->rebalance, 0, 0, NULL},
         {0, "cache-dir", "FOLDER", "where weights are kept for the next start (~/.cache/caravan)",
          COORD_OPTION_TEXT, &cli->cache_dir, 0, 0, NULL},
         {0, "keep-packed", "on|off",
@@ -305,17 +312,35 @@ static int store_bias(const struct table *t, struct coord_option_biases *biases,
     return -1;
 }
 
+/* A word's place among n; -1: it is none of them. */
+static int find_word(const char *text, const char *const *words, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(text, words[i]) == 0)
+            return (int)i;
+    return -1;
+}
+
 static bool read_split(const char *text, enum shard_split_kind *out)
 {
     static const char *const names[] = {[SHARD_SPLIT_AUTO] = "auto",
                                         [SHARD_SPLIT_LAYERS] = "layers",
                                         [SHARD_SPLIT_EXPERTS] = "experts"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcmp(text, names[i]) == 0) {
-            *out = (enum shard_split_kind)i;
-            return true;
-        }
-    return false;
+    int found = find_word(text, names, sizeof names / sizeof *names);
+    if (found >= 0)
+        *out = (enum shard_split_kind)found;
+    return found >= 0;
+}
+
+static bool read_rebalance(const char *text, enum coord_rebalance *out)
+{
+    static const char *const names[] = {[COORD_REBALANCE_AUTO] = "auto",
+                                        [COORD_REBALANCE_ASK] = "ask",
+                                        [COORD_REBALANCE_OFF] = "off"};
+    int found = find_word(text, names, sizeof names / sizeof *names);
+    if (found >= 0)
+        *out = (enum coord_rebalance)found;
+    return found >= 0;
 }
 
 /* Stores a value; -1, or the exit status. `shown` is the option as it was written. */
@@ -378,6 +403,10 @@ static int store(const struct table *t, const struct coord_option *o, const char
     case COORD_OPTION_SPLIT:
         if (!read_split(value, o->target))
             return usage(t, "%s %.100s: expected auto, layers or experts", shown, value);
+        break;
+    case COORD_OPTION_REBALANCE:
+        if (!read_rebalance(value, o->target))
+            return usage(t, "%s %.100s: expected auto, ask or off", shown, value);
         break;
     case COORD_OPTION_KV:
         if (kern_kv_by_name(value) < 0)
@@ -569,6 +598,8 @@ enum proto_status coord_cli_engine(const struct coord_cli *cli,
         .parallel = cli->parallel,
         .batch = cli->batch,
         .deadline_ms = (uint32_t)lroundf(cli->deadline_s * 1000.0f),
+        .patience_s = cli->patience_s,
+        .rebalance = cli->rebalance,
         .cache_dir = cli->cache_dir,
     };
     if (options->local_workers + options->workers == 0 && !cli->worker_listen)

@@ -22,6 +22,7 @@ enum coord_option_kind {
     COORD_OPTION_SWITCH,  /* bool: "on" or "off" */
     COORD_OPTION_KV,      /* enum kern_kv, by its name */
     COORD_OPTION_SPLIT,   /* enum shard_split_kind: "auto", "layers" or "experts" */
+    COORD_OPTION_REBALANCE, /* enum coord_rebalance: "auto", "ask" or "off" */
     COORD_OPTION_STEPS,   /* struct text_sampling: the order of samplers */
     COORD_OPTION_BIAS,    /* struct coord_option_biases: ID=BIAS; may be given often */
     COORD_OPTION_VERBOSE, /* enum proto_log_level: one more with each use; takes no value */
@@ -75,6 +76,8 @@ struct coord_cli {
     uint32_t stages, expert_slices, replicas; /* 0: not given */
     bool exact, keep_packed;
     float deadline_s;
+    uint32_t patience_s;
+    enum coord_rebalance rebalance;
     struct text_sampling sampling;
     struct coord_option_biases biases;
     struct coord_option_list breakers;

@@ -5,7 +5,10 @@
  *
  *   engine.c     life, the loop's thread, calls from other threads
  *   registry.c   workers: who has joined, who is alive
- *   deploy.c     the plan: when it is made, how far its loading is
+ *   replan.c     when there has to be another plan, and for whom
+ *   choose.c     which plan it is to be
+ *   deployment.c a plan with its workers
+ *   deploy.c     how a plan is prepared and put in force
  *   assign.c     what each worker of the plan is told to load
  *   engine_status.c  what people see of it all
  *   usage.c      how often each expert is chosen
@@ -35,7 +38,7 @@
 
 /* ---- workers ---- */
 
-enum coord_worker_state { COORD_JOINED, COORD_LOADING, COORD_READY, COORD_LOST };
+enum coord_worker_state { COORD_JOINED, COORD_LOST, COORD_LEFT /* it was drained */ };
 
 /* One direction, see net/probe.h. */
 struct coord_link_rate {
@@ -54,11 +57,11 @@ struct coord_worker {
     uint64_t memory_bytes;
     struct net_clock clock;
     uint64_t steps, rss_bytes;
+    uint64_t stepped_ns; /* when it last was seen to compute */
+    bool draining;       /* is to leave as soon as others have its part */
+    uint64_t shunned_ns; /* until then it is left out of plans if that can be; 0: no */
     net_peer rival;    /* another connection with its key, see admit in registry.c */
     uint64_t rival_ns; /* since when; 0: none */
-    int stage, host;   /* in the plan, -1: none */
-    uint64_t done_bytes, total_bytes, fetched_bytes;
-    uint64_t weight_bytes, kv_limit_bytes, scratch_bytes;
     /* Sums since the last reset, as in struct coord_worker_status. */
     uint64_t batches, rows, compute_ns, queue_ns, wire_ns, wire_back_ns, bytes_in, expert_wait_ns;
     struct coord_expert_times experts;
@@ -78,9 +81,11 @@ struct coord_seq {
     enum coord_want want;
     int32_t *ids; /* prompt, then what was generated */
     size_t n_ids, n_prompt;
-    size_t sent, done; /* positions in batches so far; of which answered */
+    size_t sent, done;  /* positions in batches so far; of which answered */
+    size_t logits_done; /* rows of logits that were handed over */
     uint32_t max_tokens, candidates, top_logprobs;
     bool ignore_eog, finished;
+    bool cached; /* workers have positions of it */
     uint32_t in_flight; /* batches */
     struct text_sampler *sampler;
     uint64_t first_batch_ns, first_token_ns;
@@ -100,7 +105,38 @@ struct coord_batch {
 
 /* ---- the engine ---- */
 
-enum coord_state { COORD_WAITING, COORD_DEPLOYING, COORD_SERVING };
+enum coord_deployment_state {
+    COORD_PREPARING,  /* its workers load */
+    COORD_PREPARED,   /* they have; batches of the plan in force are still on their way */
+    COORD_COMMITTING, /* its workers take the caches over */
+    COORD_SERVING,
+    COORD_BROKEN, /* a worker or a connection is lost: what the others cached is still there */
+    COORD_N_DEPLOYMENT_STATES
+};
+
+/* A worker of a plan. */
+struct coord_member {
+    struct coord_worker *worker;
+    int stage, host; /* in the plan, -1: none */
+    bool ready, committed;
+    uint64_t done_bytes, total_bytes, fetched_bytes;
+    uint64_t weight_bytes, kv_limit_bytes, scratch_bytes;
+};
+
+/* A plan with its workers. */
+struct coord_deployment {
+    enum coord_deployment_state state;
+    uint64_t epoch, since_ns; /* the state's beginning */
+    struct shard_plan *plan;
+    struct coord_worker **workers; /* by their numbers in the plan */
+    uint32_t n_workers;
+    struct coord_worker **stages, **hosts; /* in the plan's order */
+    struct coord_member *members;          /* stages, then those that are hosts alone */
+    uint32_t n_members;
+    /* While committing: what was asked of all members, and the least and most that they have. */
+    struct proto_held *held, *most;
+    uint32_t n_held;
+};
 
 struct coord_child {
     struct coord_engine *engine;
@@ -153,16 +189,19 @@ struct coord_engine {
     uint32_t n_workers;
     struct coord_survey survey;
 
-    enum coord_state state;
-    struct shard_plan *plan;
-    /* Of the plan, in order: stages, hosts of experts, and both, each worker once. */
-    struct coord_worker **stages, **hosts, **members;
-    uint32_t n_members;
+    /* The plan in force, from the first one on, and the one that is to follow; or NULL. */
+    struct coord_deployment *current, *next;
+    char loss[256]; /* why the plan in force is broken */
+    struct proto_error stuck; /* why there is no next, while nothing serves; status OK: no reason */
+    uint64_t stuck_ns;        /* since when that is so; 0: it is not */
+    uint32_t n_relinks;       /* in a row, of plans whose connections broke with nobody lost */
+    uint64_t relinked_ns, settle_ns; /* the last; when to do so unless a loss explains it; 0: no */
     uint64_t *usage; /* rows that chose an expert: n_layers x n_experts, or NULL */
     uint64_t usage_ns;
     bool usage_due;    /* batches were computed since it was asked for */
     uint64_t retry_ns; /* when a load that failed is tried again; 0: never */
-    uint64_t epoch, deploy_ns, ticked_ns, pinged_ns, progress_ns;
+    uint64_t epoch; /* the last that was given out */
+    uint64_t deploy_ns, ticked_ns, pinged_ns, progress_ns;
     bool progress_shown;
 
     struct coord_seq *waiting, **waiting_last, *active, **active_last;
@@ -195,28 +234,82 @@ void engine__fail(struct coord_engine *e, const struct proto_error *error);
 /* Opens a port where workers join. */
 enum proto_status engine__open_port(struct coord_engine *e, struct coord_port *port,
                                     const char *endpoint, struct proto_error *error);
+bool engine__is_here(const struct coord_worker *w);
 void engine__ping_workers(struct coord_engine *e, uint64_t now_ns);
-/* A worker is gone: ends what needs it and waits for its return. */
+/* A worker is gone: others take its part, or its return is waited for. */
 void engine__lose_worker(struct coord_engine *e, struct coord_worker *w, const char *why);
 enum proto_status engine__tell(struct coord_worker *w, const struct proto_msg *msg,
                                struct net_payload **payload, struct proto_error *error);
 void engine__describe_missing(const struct coord_engine *e, char *text, size_t bytes);
 
+/* replan.c */
+/* Looks whether the workers that are here call for another plan, and begins on it. To be called
+ * after anything that matters to that. */
+void engine__replan(struct coord_engine *e);
+/* While nothing serves: ends requests that have waited long enough. */
+void engine__check_patience(struct coord_engine *e, uint64_t now_ns);
+bool engine__out_of_patience(const struct coord_engine *e, uint64_t now_ns);
+/* Batches that are overdue although all workers are there. */
+void engine__check_batches(struct coord_engine *e, uint64_t now_ns);
+/* A plan's workers could not load or reach one another. */
+void engine__load_failed(struct coord_engine *e, struct coord_worker *w,
+                         const struct proto_error *error);
+/* The plan in force works no more although nobody is known to be lost. */
+void engine__suspect(struct coord_engine *e, const char *why);
+
+/* deployment.c */
+/* Takes the plan, also on failure; its workers are numbers in `workers`. */
+enum proto_status engine__deployment_create(struct coord_deployment **out, struct shard_plan **plan,
+                                            struct coord_worker *const *workers, uint32_t n,
+                                            struct proto_error *error);
+void engine__deployment_destroy(struct coord_deployment *d);
+/* Checked against the table of changes, and logged. */
+void engine__deployment_set(struct coord_deployment *d, enum coord_deployment_state state);
+/* NULL: it is no member, or d is NULL. */
+struct coord_member *engine__member(const struct coord_deployment *d, const struct coord_worker *w);
+/* "layers 0-11", "experts 0-63 of layers 1-47": what the plan gives a worker. */
+void engine__describe_part(const struct coord_deployment *d, const struct coord_worker *w,
+                           char *text, size_t bytes);
+/* A plan like this one without some of its hosts, or with all; NULL on lack of memory. */
+struct shard_plan *engine__copy_plan(const struct shard_plan *plan, const bool *without);
+
 /* deploy.c */
-/* Makes a plan and sends it if everybody who is expected is there. */
-void engine__deploy(struct coord_engine *e);
+bool engine__serving(const struct coord_engine *e);
+/* Begins to prepare a plan, in place of one that is being prepared. */
+enum proto_status engine__prepare(struct coord_engine *e, struct coord_deployment **d,
+                                  struct proto_error *error);
+/* Gives up the plan that is being prepared, if there is one. */
+void engine__drop_next(struct coord_engine *e);
+/* What is in flight is lost; sequences stay. */
+void engine__break(struct coord_engine *e, const char *why);
+/* Workers that were to leave and have no part any more are told to. */
+void engine__dismiss(struct coord_engine *e);
+/* Puts the next plan in force once it is prepared and no batch is in flight. */
+void engine__try_commit(struct coord_engine *e);
 void engine__on_progress(struct coord_engine *e, struct coord_worker *w,
                          const struct proto_progress *progress);
 void engine__on_ready(struct coord_engine *e, struct coord_worker *w,
                       const struct proto_ready *ready);
-void engine__undeploy(struct coord_engine *e);
-/* "layers 0-11", "experts 0-63 of layers 1-47": what the plan gives a worker. */
-void engine__describe_part(const struct coord_engine *e, const struct coord_worker *w, char *text,
-                           size_t bytes);
+void engine__on_committed(struct coord_engine *e, struct coord_worker *w,
+                          const struct proto_commit *commit);
+void engine__check_commit(struct coord_engine *e, uint64_t now_ns);
+
+/* choose.c */
+/* The best plan for these workers, at most PROTO_MAX_WORKERS; its workers are their indices. The
+ * caller destroys it. */
+enum proto_status engine__choose_plan(const struct coord_engine *e,
+                                      struct coord_worker *const *workers, uint32_t n,
+                                      struct shard_plan **out, struct proto_error *error);
+
+/* Whether a plan that engine__choose_plan made of these workers is so much better than the one in
+ * force that it is worth the change. */
+bool engine__worth_it(const struct coord_engine *e, struct coord_worker *const *workers,
+                      const struct shard_plan *plan);
 
 /* assign.c */
-/* Tells all workers of the plan what to load. */
-enum proto_status engine__assign(struct coord_engine *e, struct proto_error *error);
+/* Tells all workers of a plan what to load. */
+enum proto_status engine__assign(struct coord_engine *e, struct coord_deployment *d,
+                                 struct proto_error *error);
 
 /* usage.c */
 enum proto_status engine__usage_create(struct coord_engine *e, struct proto_error *error);
@@ -263,6 +356,8 @@ void engine__finish_seq(struct coord_engine *e, struct coord_seq *seq,
 void engine__fail_all(struct coord_engine *e, const struct proto_error *error);
 void engine__batch_done(struct coord_engine *e, struct coord_batch *batch);
 struct coord_batch *engine__find_batch(struct coord_engine *e, uint64_t id);
+/* Takes all batches off the list: their answers will not come. */
+void engine__forget_batches(struct coord_engine *e);
 void engine__seq_destroy(struct coord_seq *seq);
 
 /* results.c */

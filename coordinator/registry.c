@@ -17,12 +17,17 @@ enum proto_status engine__tell(struct coord_worker *w, const struct proto_msg *m
     return net_link_send(w->link, w->peer, msg, payload, error);
 }
 
+bool engine__is_here(const struct coord_worker *w)
+{
+    return w->state == COORD_JOINED;
+}
+
 static struct coord_worker *find_peer(struct coord_engine *e, const struct net_link *link,
                                       net_peer peer)
 {
     for (uint32_t i = 0; i < e->n_workers; i++)
         if (e->workers[i]->link == link && e->workers[i]->peer == peer &&
-            e->workers[i]->state != COORD_LOST)
+            engine__is_here(e->workers[i]))
             return e->workers[i];
     return NULL;
 }
@@ -43,10 +48,12 @@ static struct coord_worker *find_name(struct coord_engine *e, const char *name)
     return NULL;
 }
 
-static struct coord_worker *find_lost(struct coord_engine *e)
+/* One whose record may be given up: no plan names it. */
+static struct coord_worker *find_gone(struct coord_engine *e)
 {
     for (uint32_t i = 0; i < e->n_workers; i++)
-        if (e->workers[i]->state == COORD_LOST)
+        if (!engine__is_here(e->workers[i]) && !engine__member(e->current, e->workers[i]) &&
+            !engine__member(e->next, e->workers[i]))
             return e->workers[i];
     return NULL;
 }
@@ -76,7 +83,7 @@ static enum proto_status judge(struct coord_engine *e, const uint8_t *key,
             why, PROTO_REFUSED,
             "its join token is not this cluster's; use the one that `caravan keygen` printed on "
             "the coordinator's machine");
-    if (!find_key(e, key) && e->n_workers == PROTO_MAX_WORKERS && !find_lost(e))
+    if (!find_key(e, key) && e->n_workers == PROTO_MAX_WORKERS && !find_gone(e))
         return proto_fail(why, PROTO_LIMIT, "the cluster has %u workers, which is the most",
                           PROTO_MAX_WORKERS);
     return PROTO_OK;
@@ -89,7 +96,7 @@ static bool admit(struct coord_port *port, net_peer from, struct coord_worker *s
 {
     struct proto_error why;
     uint64_t now_ns = net_now_ns();
-    if (!same || same->state == COORD_LOST || (same->peer == from && same->link == port->link))
+    if (!same || !engine__is_here(same) || (same->peer == from && same->link == port->link))
         return true;
     if (!same->rival_ns || same->rival != from) {
         same->rival = from;
@@ -134,23 +141,31 @@ static struct coord_worker *record_for(struct coord_engine *e, const uint8_t *ke
     struct coord_worker *w = find_key(e, key);
     if (!w) {
         w = find_name(e, hello->name);
-        if (w && w->state != COORD_LOST)
+        if (w && engine__is_here(w))
             w = NULL;
     }
     if (!w && e->n_workers == PROTO_MAX_WORKERS) {
-        w = find_lost(e);
+        w = find_gone(e);
         choose_name(e, w, hello->name);
     }
     if (!w) {
         w = calloc(1, sizeof *w);
         if (!w)
             return NULL;
-        w->stage = w->host = -1;
         e->workers[e->n_workers++] = w;
         choose_name(e, w, hello->name);
     }
     memcpy(w->key, key, PROTO_KEY_BYTES);
     return w;
+}
+
+/* What a worker kept of plans that others carry out by now. */
+static void release_leftovers(struct coord_engine *e, struct coord_worker *w, uint64_t epoch)
+{
+    struct proto_msg msg = {.kind = PROTO_MSG_RELEASE, .release = {.epoch = epoch, .older = true}};
+    if (epoch && engine__serving(e) && !engine__member(e->current, w) &&
+        !engine__member(e->next, w))
+        engine__tell(w, &msg, NULL, NULL);
 }
 
 static void on_hello(struct coord_port *port, net_peer from, const uint8_t *key,
@@ -168,9 +183,12 @@ static void on_hello(struct coord_port *port, net_peer from, const uint8_t *key,
     bool known = w != NULL;
     if (!known && !(w = record_for(e, key, hello)))
         return; /* out of memory: the worker asks again */
+    /* A coordinator before this one may have given out more. */
+    e->epoch = hello->epoch > e->epoch ? hello->epoch : e->epoch;
     if (!known) {
         w->state = COORD_JOINED;
-        w->rival_ns = 0;
+        w->rival_ns = w->shunned_ns = 0;
+        w->draining = false;
         w->link = port->link;
         w->peer = from;
         w->local = port->local;
@@ -194,16 +212,18 @@ static void on_hello(struct coord_port *port, net_peer from, const uint8_t *key,
         if (e->workers[i] == w)
             msg.welcome.worker = i;
     engine__tell(w, &msg, NULL, NULL);
-    if (!known)
-        engine__deploy(e);
+    if (known)
+        return;
+    engine__replan(e);
+    release_leftovers(e, w, hello->epoch);
 }
 
 static void on_pong(struct coord_engine *e, struct coord_worker *w, const struct proto_pong *pong,
                     uint64_t now_ns)
 {
     net_clock_sample(&w->clock, pong->ping_sent_ns, pong->received_ns, pong->sent_ns, now_ns);
-    if (pong->steps != w->steps)
-        e->progressed_ns = now_ns;
+    if (pong->steps != w->steps || pong->computing)
+        e->progressed_ns = w->stepped_ns = now_ns;
     w->steps = pong->steps;
     w->rss_bytes = pong->rss_bytes;
 }
@@ -231,6 +251,8 @@ static void on_known(struct coord_engine *e, struct coord_worker *w, struct prot
         engine__on_progress(e, w, &msg->progress);
     else if (msg->kind == PROTO_MSG_READY)
         engine__on_ready(e, w, &msg->ready);
+    else if (msg->kind == PROTO_MSG_COMMITTED)
+        engine__on_committed(e, w, &msg->commit);
     else if (msg->kind == PROTO_MSG_WANT)
         engine__supply_want(e->supply, w, &msg->want);
     else if (msg->kind == PROTO_MSG_FETCH)
@@ -286,53 +308,80 @@ enum proto_status engine__open_port(struct coord_engine *e, struct coord_port *p
     return net_link_listen(&port->link, e->loop, endpoint, &e->keys.pair, &handler, error);
 }
 
-void engine__describe_missing(const struct coord_engine *e, char *text, size_t bytes)
+/* 'worker "a" with layers 0-3, worker "b" with layers 4-5'. */
+static size_t list_lost(const struct coord_engine *e, char *text, size_t bytes)
+{
+    char part[120];
+    size_t used = 0;
+    for (uint32_t i = 0; i < e->n_workers; i++) {
+        const struct coord_worker *w = e->workers[i];
+        if (w->state != COORD_LOST || used >= bytes)
+            continue;
+        bool member = engine__member(e->current, w) != NULL;
+        engine__describe_part(e->current, w, part, sizeof part);
+        int n = snprintf(text + used, bytes - used, "%sworker \"%s\"%s%s", used ? ", " : "",
+                         w->name, member ? " with " : "", member ? part : "");
+        used += n > 0 ? (size_t)n : 0;
+    }
+    return used;
+}
+
+/* Before anything was served. */
+static void describe_start(const struct coord_engine *e, char *text, size_t bytes)
 {
     uint32_t expected = e->options.local_workers + e->options.workers, there = 0;
-    size_t used = 0;
+    for (uint32_t i = 0; i < e->n_workers; i++)
+        there += engine__is_here(e->workers[i]);
+    size_t used = list_lost(e, text, bytes);
+    if (used < bytes)
+        snprintf(text + used, bytes - used, "%s%u of %u workers are here", used ? " is lost; " : "",
+                 there, expected);
+}
+
+void engine__describe_missing(const struct coord_engine *e, char *text, size_t bytes)
+{
     text[0] = 0;
-    if (e->state == COORD_DEPLOYING) {
+    if (!e->current && e->next)
         snprintf(text, bytes, "the model is being loaded");
-        return;
-    }
-    for (uint32_t i = 0; i < e->n_workers; i++) {
-        if (e->workers[i]->state != COORD_LOST) {
-            there++;
-        } else if (used < bytes) {
-            int n = snprintf(text + used, bytes - used, "%s\"%s\"", used ? ", " : "worker ",
-                             e->workers[i]->name);
-            used += n > 0 ? (size_t)n : 0;
-        }
-    }
-    if (used && used < bytes)
-        snprintf(text + used, bytes - used, " lost; %u of %u workers are here", there, expected);
-    else if (e->retry_ns && there >= expected)
+    else if (!e->current && e->failure.status != PROTO_OK)
         snprintf(text, bytes, "%s", e->failure.text);
-    else if (!used)
-        snprintf(text, bytes, "%u of %u workers are here", there, expected);
+    else if (!e->current)
+        describe_start(e, text, bytes);
+    else if (e->next)
+        snprintf(text, bytes, "%s; what it had is being loaded again", e->loss);
+    else
+        snprintf(text, bytes, "%s%s%s", e->loss, e->stuck.status ? "; " : "",
+                 e->stuck.status ? e->stuck.text : "");
+}
+
+/* What is said of a loss, as long as it is not made good. */
+static void describe_loss(const struct coord_engine *e, const struct coord_worker *w,
+                          const char *why, struct proto_error *error)
+{
+    const struct coord_deployment *d = engine__member(e->current, w) ? e->current : e->next;
+    char part[160];
+    engine__describe_part(d, w, part, sizeof part);
+    proto_fail(error, PROTO_LOST, "worker \"%s\" with %.100s is lost: %.100s", w->name, part, why);
 }
 
 void engine__lose_worker(struct coord_engine *e, struct coord_worker *w, const char *why)
 {
-    if (w->state == COORD_LOST)
-        return;
     struct proto_error error;
-    char part[160];
+    bool serves = engine__member(e->current, w) != NULL,
+         is_next = engine__member(e->next, w) != NULL;
+    if (!engine__is_here(w))
+        return;
     proto_log(PROTO_LOG_WARN, "COORD-WORKER-LOST", "name=%s reason=\"%s\"", w->name, why);
     w->state = COORD_LOST;
+    w->draining = false;
     net_link_forget(w->link, w->peer);
-    if ((w->stage < 0 && w->host < 0) || !e->plan)
-        return;
-    engine__describe_part(e, w, part, sizeof part);
-    proto_fail(&error, PROTO_LOST,
-               "worker \"%s\" (%s) was lost: %.200s; the request cannot go on, send it again when "
-               "the worker is back",
-               w->name, part, why);
-    engine__undeploy(e);
-    engine__fail_all(e, &error);
-    if (!e->options.respawn && w->local)
+    describe_loss(e, w, why, &error);
+    /* Once workers take the next plan's parts over, that is the one that counts. */
+    if (e->next && e->next->state == COORD_COMMITTING ? is_next : serves)
+        engine__break(e, error.text);
+    if (!e->was_ready && !e->options.respawn && w->local)
         engine__fail(e, &error);
-    engine__deploy(e);
+    engine__replan(e);
 }
 
 /* Where this process did not run for a while (Ctrl-Z, a laptop that slept), it did not listen
@@ -356,7 +405,7 @@ void engine__ping_workers(struct coord_engine *e, uint64_t now_ns)
     for (uint32_t i = 0; i < e->n_workers; i++) {
         struct coord_worker *w = e->workers[i];
         struct proto_msg msg = {.kind = PROTO_MSG_PING, .ping = {.sent_ns = net_now_ns()}};
-        if (w->state == COORD_LOST)
+        if (!engine__is_here(w))
             continue;
         if (net_clock_overdue(&w->clock, now_ns, deadline_ns)) {
             snprintf(why, sizeof why, "nothing was heard of it for %.1f s",

@@ -17,16 +17,17 @@ static uint64_t later(uint64_t to, uint64_t from)
 static void account_hosts(struct coord_engine *e, const struct coord_batch *batch,
                           const struct proto_result *result)
 {
-    for (uint32_t i = 0; i < e->plan->n_hosts; i++)
-        if (e->hosts[i]->stage < 0) {
-            e->hosts[i]->batches++;
-            e->hosts[i]->rows += batch->n_rows;
+    const struct coord_deployment *d = e->current;
+    for (uint32_t i = 0; i < d->n_members; i++)
+        if (d->members[i].stage < 0) {
+            d->members[i].worker->batches++;
+            d->members[i].worker->rows += batch->n_rows;
         }
     for (uint32_t i = 0; i < result->n_host_times; i++) {
         const struct proto_host_time *t = &result->host_times[i];
-        if (t->host >= e->plan->n_hosts)
+        if (t->host >= d->plan->n_hosts)
             continue;
-        struct coord_expert_times *sum = &e->hosts[t->host]->experts;
+        struct coord_expert_times *sum = &d->hosts[t->host]->experts;
         sum->requests += t->requests;
         sum->bytes_in += t->bytes_out;
         sum->bytes_out += t->bytes_in;
@@ -42,11 +43,11 @@ static void account_times(struct coord_engine *e, const struct coord_batch *batc
                           const struct proto_result *result)
 {
     uint64_t left_ns = batch->sent_ns;
-    if (result->n_times != e->plan->n_stages)
+    if (result->n_times != e->current->plan->n_stages)
         return;
     for (uint32_t i = 0; i < result->n_times; i++) {
         const struct proto_stage_time *t = &result->times[i];
-        struct coord_worker *w = e->stages[i];
+        struct coord_worker *w = e->current->stages[i];
         w->batches++;
         w->rows += batch->n_rows;
         w->bytes_in += t->bytes;
@@ -56,7 +57,7 @@ static void account_times(struct coord_engine *e, const struct coord_batch *batc
         w->wire_ns += later(net_clock_to_own(&w->clock, t->received_ns), left_ns);
         left_ns = net_clock_to_own(&w->clock, t->finished_ns);
     }
-    e->stages[result->n_times - 1]->wire_back_ns += later(net_now_ns(), left_ns);
+    e->current->stages[result->n_times - 1]->wire_back_ns += later(net_now_ns(), left_ns);
 }
 
 /* ---- tokens ---- */
@@ -184,6 +185,9 @@ static void on_logits(struct coord_engine *e, struct coord_seq *seq,
                       const struct proto_result_row *row, const uint8_t *bytes, size_t len)
 {
     struct coord_event event = {.kind = COORD_EVENT_LOGITS, .pos = row->pos};
+    if (row->pos < seq->logits_done)
+        return;
+    seq->logits_done = row->pos + 1;
     if (row->count)
         fail_seq(e, seq, PROTO_FORMAT, "a worker returned candidates where all logits were asked");
     else if (!engine__stream_push(seq->stream, &event, bytes, len))
@@ -240,8 +244,8 @@ void engine__on_result(struct coord_engine *e, struct coord_worker *w,
 {
     struct proto_error error;
     struct coord_batch *batch = NULL;
-    if (e->state == COORD_SERVING && result->epoch == e->epoch &&
-        w == e->stages[e->plan->n_stages - 1])
+    if (engine__serving(e) && result->epoch == e->current->epoch &&
+        w == e->current->stages[e->current->plan->n_stages - 1])
         batch = engine__find_batch(e, result->batch);
     if (!batch)
         return;
@@ -274,6 +278,13 @@ void engine__on_result(struct coord_engine *e, struct coord_worker *w,
 
 /* ---- failures ---- */
 
+/* What a worker lost, or could not wait for, is no fault of the requests. */
+static bool is_loss(enum proto_status status)
+{
+    return status == PROTO_LOST || status == PROTO_TIMEOUT || status == PROTO_CANCELLED ||
+           status == PROTO_NOTFOUND;
+}
+
 static void on_batch_failed(struct coord_engine *e, const struct coord_worker *w,
                             const struct proto_failed *failed)
 {
@@ -284,6 +295,10 @@ static void on_batch_failed(struct coord_engine *e, const struct coord_worker *w
     proto_fail(&event.error, failed->status, "worker \"%s\": %s", w->name, failed->text);
     proto_log(PROTO_LOG_WARN, "COORD-BATCH-FAILED", "batch=%llu error=\"%s\"",
               (unsigned long long)failed->batch, event.error.text);
+    if (is_loss(failed->status)) {
+        engine__suspect(e, event.error.text);
+        return;
+    }
     for (uint32_t i = 0; i < batch->n_ranges; i++)
         engine__finish_seq(e, batch->ranges[i].seq, &event);
     engine__batch_done(e, batch);
@@ -294,14 +309,11 @@ void engine__on_failed(struct coord_engine *e, struct coord_worker *w,
                        const struct proto_failed *failed)
 {
     struct proto_error error;
-    if (failed->epoch != e->epoch)
-        return;
-    if (failed->batch) {
+    if (failed->batch && engine__serving(e) && failed->epoch == e->current->epoch) {
         on_batch_failed(e, w, failed);
-    } else if (e->state == COORD_DEPLOYING) {
+    } else if (!failed->batch && e->next && failed->epoch == e->next->epoch) {
         proto_fail(&error, failed->status, "worker \"%s\" could not load its part: %s", w->name,
                    failed->text);
-        engine__undeploy(e);
-        engine__fail(e, &error);
+        engine__load_failed(e, w, &error);
     }
 }

@@ -2,10 +2,11 @@
 /*
  * Sequences into batches. A sequence's token list grows as tokens are chosen; `sent` says how many
  * of its positions have gone out. What has not gone out is ready: one position for a sequence that
- * generates, many for a prompt. Up to as many batches are in flight as there are stages, so that
- * each stage has one to compute; a prompt's chunks may follow one another without waiting, since
- * batches keep their order through the pipeline. Generating sequences are spread evenly over the
- * batches in flight; prompts fill what is left of a batch.
+ * generates, many for a prompt, or for a sequence part of whose cache was lost. Up to as many
+ * batches are in flight as there are stages, so that each stage has one to compute; a prompt's
+ * chunks may follow one another without waiting, since batches keep their order through the
+ * pipeline. Generating sequences are spread evenly over the batches in flight; prompts fill what is
+ * left of a batch.
  *
  * The order in which sequences share batches changes no result (design: exactness), so this file
  * is free to do what is fastest.
@@ -35,8 +36,8 @@ void engine__seq_destroy(struct coord_seq *seq)
 enum proto_status engine__enqueue(struct coord_engine *e, struct coord_seq *seq,
                                   struct proto_error *error)
 {
-    char missing[256];
-    if (e->state != COORD_SERVING) {
+    char missing[PROTO_ERROR_TEXT_BYTES];
+    if (engine__out_of_patience(e, net_now_ns())) {
         engine__describe_missing(e, missing, sizeof missing);
         return proto_fail(error, PROTO_LOST, "no request can be taken yet: %s", missing);
     }
@@ -86,7 +87,7 @@ static void retire(struct coord_engine *e)
         *at = seq->next;
         e->n_active--;
         e->slot_used[seq->slot] = false;
-        if (seq->sent)
+        if (seq->cached)
             e->drops[e->n_drops++] = seq->slot;
         engine__seq_destroy(seq);
     }
@@ -124,9 +125,10 @@ static void add_range(struct draft *draft, struct coord_seq *seq, uint32_t n)
 {
     struct coord_batch *batch = draft->batch;
     bool at_end = seq->sent + n == seq->n_ids;
-    enum proto_want_rows want = seq->want == COORD_WANT_LOGITS ? PROTO_WANT_ALL
-                                : at_end                       ? PROTO_WANT_LAST
-                                                               : PROTO_WANT_NONE;
+    bool logits = seq->want == COORD_WANT_LOGITS && seq->sent + n > seq->logits_done;
+    enum proto_want_rows want = logits   ? PROTO_WANT_ALL
+                                : at_end ? PROTO_WANT_LAST
+                                         : PROTO_WANT_NONE;
     batch->ranges[batch->n_ranges++] = (struct coord_range){
         .seq = seq,
         .range = {.seq = seq->slot,
@@ -136,12 +138,14 @@ static void add_range(struct draft *draft, struct coord_seq *seq, uint32_t n)
                   .candidates = want == PROTO_WANT_NONE ? 0 : seq->candidates}};
     batch->n_rows += n;
     seq->sent += n;
+    seq->cached = true;
     seq->in_flight++;
 }
 
+/* Takes a position at a time; not a prompt, nor what has to be computed again. */
 static bool generating(const struct coord_seq *seq)
 {
-    return !seq->finished && seq->n_ids > seq->n_prompt;
+    return !seq->finished && seq->n_ids > seq->n_prompt && seq->n_ids <= seq->sent + 1;
 }
 
 static size_t ready_rows(const struct coord_seq *seq)
@@ -156,7 +160,8 @@ static uint32_t fair_share(const struct coord_engine *e)
     uint32_t n = 0;
     for (const struct coord_seq *seq = e->active; seq; seq = seq->next)
         n += generating(seq);
-    return (n + e->plan->n_stages - 1) / e->plan->n_stages;
+    uint32_t n_stages = e->current->plan->n_stages;
+    return (n + n_stages - 1) / n_stages;
 }
 
 static void add_generating(struct coord_engine *e, struct draft *draft)
@@ -175,9 +180,10 @@ static void add_generating(struct coord_engine *e, struct draft *draft)
  * chunk reads all weights, so they must not be short either. */
 static size_t prompt_room(const struct coord_engine *e, const struct draft *draft)
 {
-    size_t rows = 0, room = draft->max_rows - draft->batch->n_rows, stages = e->plan->n_stages;
+    size_t rows = 0, room = draft->max_rows - draft->batch->n_rows;
+    size_t stages = e->current->plan->n_stages;
     for (const struct coord_seq *seq = e->active; seq; seq = seq->next)
-        rows += seq->finished || generating(seq) ? 0 : seq->n_prompt;
+        rows += seq->finished || generating(seq) ? 0 : seq->n_ids;
     if (stages > 1) {
         size_t chunks = CHUNKS_A_STAGE * stages, chunk = (rows + chunks - 1) / chunks;
         chunk = (chunk + CHUNK_STEP - 1) / CHUNK_STEP * CHUNK_STEP;
@@ -251,14 +257,14 @@ static enum proto_status send_batch(struct coord_engine *e, struct coord_batch *
     for (uint32_t i = 0; i < batch->n_ranges; i++)
         ranges[i] = batch->ranges[i].range;
     struct proto_msg msg = {.kind = PROTO_MSG_BATCH,
-                            .batch = {.epoch = e->epoch,
+                            .batch = {.epoch = e->current->epoch,
                                       .batch = batch->id,
                                       .ranges = ranges,
                                       .n_ranges = batch->n_ranges,
                                       .drops = e->drops,
                                       .n_drops = e->n_drops}};
     batch->sent_ns = net_now_ns();
-    enum proto_status status = engine__tell(e->stages[0], &msg, &payload, error);
+    enum proto_status status = engine__tell(e->current->stages[0], &msg, &payload, error);
     free(ranges);
     return status;
 }
@@ -285,7 +291,7 @@ static bool dispatch(struct coord_engine *e)
     if (e->n_batches == 1)
         e->progressed_ns = net_now_ns();
     if (send_batch(e, batch, &error) != PROTO_OK) {
-        engine__lose_worker(e, e->stages[0],
+        engine__lose_worker(e, e->current->stages[0],
                             error.status == PROTO_LOST ? "its connection was closed" : error.text);
         return false;
     }
@@ -300,18 +306,27 @@ static uint32_t in_flight_limit(const struct coord_engine *e)
 {
     for (const struct coord_seq *seq = e->active; seq; seq = seq->next)
         if (!generating(seq) && ready_rows(seq))
-            return e->plan->n_stages + 1;
-    return e->plan->n_stages;
+            return e->current->plan->n_stages + 1;
+    return e->current->plan->n_stages;
+}
+
+/* The next plan comes into force between two batches. */
+static bool takes_batches(const struct coord_engine *e)
+{
+    return engine__serving(e) && (!e->next || e->next->state == COORD_PREPARING);
 }
 
 void engine__schedule(struct coord_engine *e)
 {
     cancel_abandoned(e);
     retire(e);
-    if (e->state != COORD_SERVING || e->stopping)
+    if (e->stopping)
+        return;
+    engine__try_commit(e);
+    if (!takes_batches(e))
         return;
     activate(e);
-    while (e->state == COORD_SERVING && e->n_batches < in_flight_limit(e) && dispatch(e))
+    while (takes_batches(e) && e->n_batches < in_flight_limit(e) && dispatch(e))
         continue;
 }
 
@@ -324,7 +339,7 @@ struct coord_batch *engine__find_batch(struct coord_engine *e, uint64_t id)
 }
 
 /* Takes a batch off the list: its sequences have one less in flight. */
-void engine__batch_done(struct coord_engine *e, struct coord_batch *batch)
+static void remove_batch(struct coord_engine *e, struct coord_batch *batch)
 {
     struct coord_batch **at = &e->batches;
     while (*at != batch)
@@ -333,18 +348,31 @@ void engine__batch_done(struct coord_engine *e, struct coord_batch *batch)
     if (!*at)
         e->batches_last = at;
     e->n_batches--;
-    for (uint32_t i = 0; i < batch->n_ranges; i++) {
+    for (uint32_t i = 0; i < batch->n_ranges; i++)
         batch->ranges[i].seq->in_flight--;
-        batch->ranges[i].seq->done += batch->ranges[i].range.n;
-    }
     free(batch);
+}
+
+void engine__batch_done(struct coord_engine *e, struct coord_batch *batch)
+{
+    for (uint32_t i = 0; i < batch->n_ranges; i++)
+        batch->ranges[i].seq->done += batch->ranges[i].range.n;
+    remove_batch(e, batch);
+}
+
+void engine__forget_batches(struct coord_engine *e)
+{
+    while (e->batches)
+        remove_batch(e, e->batches);
+    for (struct coord_seq *seq = e->active; seq; seq = seq->next)
+        seq->sent = seq->done;
+    retire(e);
 }
 
 void engine__fail_all(struct coord_engine *e, const struct proto_error *error)
 {
     struct coord_event event = {.kind = COORD_EVENT_FAILED, .error = *error};
-    while (e->batches)
-        engine__batch_done(e, e->batches);
+    engine__forget_batches(e);
     for (struct coord_seq *seq = e->active; seq; seq = seq->next)
         engine__finish_seq(e, seq, &event);
     while (e->waiting) {
@@ -356,6 +384,4 @@ void engine__fail_all(struct coord_engine *e, const struct proto_error *error)
     e->waiting_last = &e->waiting;
     e->n_waiting = 0;
     retire(e);
-    /* A new epoch starts with empty caches. */
-    e->n_drops = 0;
 }

@@ -121,8 +121,8 @@ static bool reaches(const struct coord_worker *from, const struct coord_worker *
 
 static bool wanted(struct coord_engine *e, uint32_t from, uint32_t to)
 {
-    if (from == to || (from != HERE && e->workers[from]->state == COORD_LOST) ||
-        (to != HERE && e->workers[to]->state == COORD_LOST))
+    if (from == to || (from != HERE && !engine__is_here(e->workers[from])) ||
+        (to != HERE && !engine__is_here(e->workers[to])))
         return false;
     if (from != HERE && to != HERE && !reaches(e->workers[from], e->workers[to]))
         return false;
@@ -152,7 +152,7 @@ static bool find_next(struct coord_engine *e, uint32_t *from, uint32_t *to)
 static bool all_profiled(const struct coord_engine *e)
 {
     for (uint32_t i = 0; i < e->n_workers; i++)
-        if (e->workers[i]->state != COORD_LOST && !e->workers[i]->profiled)
+        if (engine__is_here(e->workers[i]) && !e->workers[i]->profiled)
             return false;
     return true;
 }
@@ -162,8 +162,7 @@ static bool is_idle(struct coord_engine *e)
     pthread_mutex_lock(&e->mutex);
     bool measuring = e->measured < 0;
     pthread_mutex_unlock(&e->mutex);
-    return !measuring && e->state != COORD_DEPLOYING && !e->n_active && !e->n_waiting &&
-           !e->n_batches;
+    return !measuring && !e->next && !e->n_active && !e->n_waiting && !e->n_batches;
 }
 
 static void set_surveyed(struct coord_engine *e, bool surveyed)

@@ -18,13 +18,13 @@ enum proto_status engine__usage_create(struct coord_engine *e, struct proto_erro
 void engine__usage_tick(struct coord_engine *e, uint64_t now_ns)
 {
     struct proto_msg msg = {.kind = PROTO_MSG_USAGE};
-    if (!e->usage || !e->usage_due || e->state != COORD_SERVING ||
+    if (!e->usage || !e->usage_due || !engine__serving(e) ||
         now_ns - e->usage_ns < USAGE_MS * 1000000ull)
         return;
     e->usage_ns = now_ns;
     e->usage_due = false;
-    for (uint32_t i = 0; i < e->plan->n_stages; i++)
-        engine__tell(e->stages[i], &msg, NULL, NULL);
+    for (uint32_t i = 0; i < e->current->plan->n_stages; i++)
+        engine__tell(e->current->stages[i], &msg, NULL, NULL);
 }
 
 /* Adds what a stage counted; one that counts other layers than its own is not believed. */
@@ -33,9 +33,11 @@ void engine__on_used(struct coord_engine *e, struct coord_worker *w, const struc
 {
     uint32_t n_experts = e->model->n_experts;
     size_t n = (size_t)used->n_layers * n_experts;
-    if (!e->usage || used->epoch != e->epoch || w->stage < 0 || used->n_experts != n_experts)
+    const struct coord_member *m = engine__member(e->current, w);
+    if (!e->usage || !m || m->stage < 0 || used->epoch != e->current->epoch ||
+        used->n_experts != n_experts)
         return;
-    const struct shard_stage *stage = &e->plan->stages[w->stage];
+    const struct shard_stage *stage = &e->current->plan->stages[m->stage];
     if (used->layer_first != stage->layer_first ||
         used->layer_first + used->n_layers != stage->layer_end || !payload ||
         net_payload_len(payload) != n * sizeof(uint32_t)) {

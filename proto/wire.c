@@ -57,6 +57,10 @@ void proto_msg_finish(struct proto_msg *msg)
     case PROTO_MSG_EXPERTS_DONE:
         free(msg->experts_done.text);
         break;
+    case PROTO_MSG_COMMIT:
+    case PROTO_MSG_COMMITTED:
+        free(msg->commit.held);
+        break;
     default:
         break;
     }
@@ -119,6 +123,9 @@ const char *proto_kind_name(enum proto_kind kind)
         [PROTO_MSG_EXPERTS_DONE] = "experts_done",
         [PROTO_MSG_USAGE] = "usage",
         [PROTO_MSG_USED] = "used",
+        [PROTO_MSG_COMMIT] = "commit",
+        [PROTO_MSG_COMMITTED] = "committed",
+        [PROTO_MSG_RELEASE] = "release",
     };
     unsigned i = (unsigned)kind;
     return i < sizeof names / sizeof *names && names[i] ? names[i] : "unknown";

@@ -48,7 +48,10 @@ enum proto_kind {
     PROTO_MSG_PROBE = 26,    /* coordinator -> worker: measure the link to another worker or here */
     PROTO_MSG_PROBED = 27,   /* worker -> coordinator */
     PROTO_MSG_ECHO = 28,     /* between any two: answer at once; payload: bytes that mean nothing */
-    PROTO_MSG_ECHOED = 29    /* back, without payload */
+    PROTO_MSG_ECHOED = 29,   /* back, without payload */
+    PROTO_MSG_COMMIT = 30,   /* coordinator -> worker: the slice of this epoch serves from now on */
+    PROTO_MSG_COMMITTED = 31, /* worker -> coordinator: it does, and knows this of sequences */
+    PROTO_MSG_RELEASE = 32   /* coordinator -> worker: an epoch's slice is needed no more */
 };
 
 struct proto_hello {
@@ -60,6 +63,7 @@ struct proto_hello {
     uint64_t memory_bytes;             /* what it offers */
     uint32_t threads;
     char *isa;                         /* "avx512" */
+    uint64_t epoch;                    /* the latest that it was told of: the next one is above it */
 };
 
 struct proto_welcome {
@@ -83,6 +87,7 @@ struct proto_pong {
     uint64_t received_ns, sent_ns;
     uint64_t steps;      /* operations executed so far: stands still only when idle or stuck */
     uint64_t rss_bytes;  /* resident memory */
+    bool computing;      /* an operation is being executed at this moment */
 };
 
 /* A worker that holds routed experts. */
@@ -143,6 +148,21 @@ struct proto_failed {
     uint64_t batch; /* 0: the load failed */
     enum proto_status status;
     char *text;
+};
+
+/* A sequence's first `pos` positions. */
+struct proto_held {
+    uint32_t seq;
+    uint64_t pos;
+};
+
+/* COMMIT: positions that the caches are believed to have; sequences not named are to be forgotten.
+ * COMMITTED: at most so many, from which each can go on. */
+struct proto_commit {
+    uint64_t epoch;
+    uint64_t from; /* COMMIT: the epoch whose caches hold the sequences; 0: none */
+    struct proto_held *held;
+    uint32_t n_held;
 };
 
 struct proto_want {
@@ -286,6 +306,15 @@ struct proto_result {
     uint32_t n_host_times;
 };
 
+struct proto_release {
+    uint64_t epoch;
+    bool older; /* and what is of epochs before it */
+};
+
+struct proto_bye {
+    bool drained; /* coordinator: the worker was asked to leave, and need not come back */
+};
+
 struct proto_experts {
     uint64_t epoch;
     uint64_t number; /* of the request, never used twice by a stage in an epoch */
@@ -335,6 +364,9 @@ struct proto_msg {
         struct proto_experts experts;
         struct proto_experts_done experts_done;
         struct proto_used used;
+        struct proto_bye bye;
+        struct proto_release release;
+        struct proto_commit commit; /* COMMIT, COMMITTED */
     };
 };
 

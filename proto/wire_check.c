@@ -6,6 +6,7 @@
 
 #define MAX_PERIOD_MS     3600000u
 #define MAX_THREADS       65536u
+#define MAX_EPOCH         (1ull << 62) /* so that there is always a next one */
 #define MAX_MEASURE_BYTES (64ull << 30)
 #define MAX_WEIGHT_TYPE   4096u /* numbers of types in files are far below */
 /* What no machine reaches, so that sums and quotients of rates stay numbers. */
@@ -79,6 +80,7 @@ static enum proto_status check_hello(const struct check *c, const struct proto_h
      * malformed. */
     if (hello->version != PROTO_WIRE_VERSION)
         return PROTO_OK;
+    TRY(number(c, "epoch", hello->epoch, 0, MAX_EPOCH));
     return number(c, "threads", hello->threads, 1, MAX_THREADS);
 }
 
@@ -245,6 +247,16 @@ static enum proto_status check_used(const struct check *c, const struct proto_us
     return number(c, "layer_first", used->layer_first, 0, PROTO_MAX_LAYERS - used->n_layers);
 }
 
+static enum proto_status check_commit(const struct check *c, const struct proto_commit *commit)
+{
+    TRY(list(c, "held", commit->held, commit->n_held, PROTO_MAX_SEQUENCES));
+    for (uint32_t i = 0; i < commit->n_held; i++) {
+        TRY(number(c, "seq", commit->held[i].seq, 0, PROTO_MAX_SEQUENCES - 1));
+        TRY(number(c, "pos", commit->held[i].pos, 0, PROTO_MAX_CONTEXT));
+    }
+    return PROTO_OK;
+}
+
 enum proto_status proto__msg_check(const struct proto_msg *msg, enum proto_status status,
                                    struct proto_error *error)
 {
@@ -293,6 +305,9 @@ enum proto_status proto__msg_check(const struct proto_msg *msg, enum proto_statu
         return check_done(&c, &msg->experts_done);
     case PROTO_MSG_USED:
         return check_used(&c, &msg->used);
+    case PROTO_MSG_COMMIT:
+    case PROTO_MSG_COMMITTED:
+        return check_commit(&c, &msg->commit);
     case PROTO_MSG_PING:
     case PROTO_MSG_PONG:
     case PROTO_MSG_READY:
@@ -302,6 +317,7 @@ enum proto_status proto__msg_check(const struct proto_msg *msg, enum proto_statu
     case PROTO_MSG_ECHO:
     case PROTO_MSG_ECHOED:
     case PROTO_MSG_USAGE:
+    case PROTO_MSG_RELEASE:
         return PROTO_OK;
     }
     return proto_fail(error, status, "message of unknown kind %u", (unsigned)msg->kind);

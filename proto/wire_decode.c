@@ -142,6 +142,7 @@ static enum proto_status take_hello(struct proto_hello *out, const Wire__Hello *
     out->version = hello->version;
     out->memory_bytes = hello->memory_bytes;
     out->threads = hello->threads;
+    out->epoch = hello->epoch;
     enum proto_status status = take_text(&out->name, hello->name, error);
     if (status == PROTO_OK)
         status = take_text(&out->endpoint, hello->endpoint, error);
@@ -369,6 +370,22 @@ static enum proto_status take_done(struct proto_experts_done *out, const Wire__E
     return take_text(&out->text, done->text, error);
 }
 
+static enum proto_status take_commit(struct proto_commit *out, const Wire__Commit *commit,
+                                     struct proto_error *error)
+{
+    size_t n = commit->n_seq;
+    if (commit->n_pos != n || n > PROTO_MAX_SEQUENCES)
+        return bad(error, "a wrong number of sequences");
+    if (take_array(&out->held, n, sizeof *out->held, error) != PROTO_OK)
+        return PROTO_NOMEM;
+    out->epoch = commit->epoch;
+    out->from = commit->from;
+    out->n_held = (uint32_t)n;
+    for (size_t i = 0; i < n; i++)
+        out->held[i] = (struct proto_held){.seq = commit->seq[i], .pos = commit->pos[i]};
+    return PROTO_OK;
+}
+
 /* The bodies without lists and strings. */
 static void take_plain(struct proto_msg *out, const Wire__Msg *wire)
 {
@@ -386,7 +403,8 @@ static void take_plain(struct proto_msg *out, const Wire__Msg *wire)
                                         .received_ns = wire->pong->received_ns,
                                         .sent_ns = wire->pong->sent_ns,
                                         .steps = wire->pong->steps,
-                                        .rss_bytes = wire->pong->rss_bytes};
+                                        .rss_bytes = wire->pong->rss_bytes,
+                                        .computing = wire->pong->computing != 0};
         break;
     case PROTO_MSG_PROGRESS:
         out->progress = (struct proto_progress){.epoch = wire->progress->epoch,
@@ -432,6 +450,12 @@ static void take_plain(struct proto_msg *out, const Wire__Msg *wire)
     case PROTO_MSG_PROBED:
         out->probed =
             (struct proto_probed){wire->probed->number, wire->probed->rtt_s, wire->probed->bytes_s};
+        break;
+    case PROTO_MSG_RELEASE:
+        out->release = (struct proto_release){wire->release->epoch, wire->release->older != 0};
+        break;
+    case PROTO_MSG_BYE:
+        out->bye.drained = wire->bye->drained != 0;
         break;
     case PROTO_MSG_ECHOED:
         out->echoed.number = wire->echoed->number;
@@ -480,6 +504,9 @@ static enum proto_status take(struct proto_msg *out, const Wire__Msg *wire,
         return take_key(out->echo.proof, &wire->echo->proof, error);
     case PROTO_MSG_EXPERTS_DONE:
         return take_done(&out->experts_done, wire->experts_done, error);
+    case PROTO_MSG_COMMIT:
+    case PROTO_MSG_COMMITTED:
+        return take_commit(&out->commit, wire->commit, error);
     default:
         take_plain(out, wire);
         return PROTO_OK;

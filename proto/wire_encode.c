@@ -42,6 +42,8 @@ union body {
     Wire__ExpertsDone experts_done;
     Wire__Usage usage;
     Wire__Used used;
+    Wire__Commit commit;
+    Wire__Release release;
 };
 
 static char empty[] = "";
@@ -67,6 +69,7 @@ static void fill_hello(Wire__Hello *out, const struct proto_hello *hello)
     out->expert_endpoint = text(hello->expert_endpoint);
     out->memory_bytes = hello->memory_bytes;
     out->threads = hello->threads;
+    out->epoch = hello->epoch;
     out->isa = text(hello->isa);
 }
 
@@ -94,6 +97,7 @@ static void fill_pong(Wire__Pong *out, const struct proto_pong *pong)
     out->sent_ns = pong->sent_ns;
     out->steps = pong->steps;
     out->rss_bytes = pong->rss_bytes;
+    out->computing = pong->computing;
 }
 
 /* Words that point to a packed list. */
@@ -348,6 +352,29 @@ static enum proto_status fill_profile(Wire__Profile *out, const struct proto_pro
     return PROTO_OK;
 }
 
+static enum proto_status fill_commit(Wire__Commit *out, const struct proto_commit *commit,
+                                     void **scratch, struct proto_error *error)
+{
+    const size_t n = commit->n_held;
+    size_t need = n * (sizeof(uint64_t) + sizeof(uint32_t));
+    uint64_t *pos = malloc(need ? need : 1);
+    if (!pos)
+        return proto_fail_nomem(error, need, "a commit message");
+    *scratch = pos;
+    uint32_t *seq = (uint32_t *)(pos + n);
+    for (size_t i = 0; i < n; i++) {
+        seq[i] = commit->held[i].seq;
+        pos[i] = commit->held[i].pos;
+    }
+    wire__commit__init(out);
+    out->epoch = commit->epoch;
+    out->from = commit->from;
+    out->n_seq = out->n_pos = n;
+    out->seq = seq;
+    out->pos = pos;
+    return PROTO_OK;
+}
+
 static void fill_probe(Wire__Probe *out, const struct proto_probe *probe)
 {
     wire__probe__init(out);
@@ -444,6 +471,7 @@ static enum proto_status fill(union body *body, const struct proto_msg *msg, voi
         return fill_result(&body->result, &msg->result, scratch, error);
     case PROTO_MSG_BYE:
         wire__bye__init(&body->bye);
+        body->bye.drained = msg->bye.drained;
         break;
     case PROTO_MSG_MEASURE:
         fill_measure(&body->measure, &msg->measure);
@@ -470,6 +498,14 @@ static enum proto_status fill(union body *body, const struct proto_msg *msg, voi
         break;
     case PROTO_MSG_EXPERTS_DONE:
         fill_experts_done(&body->experts_done, &msg->experts_done);
+        break;
+    case PROTO_MSG_COMMIT:
+    case PROTO_MSG_COMMITTED:
+        return fill_commit(&body->commit, &msg->commit, scratch, error);
+    case PROTO_MSG_RELEASE:
+        wire__release__init(&body->release);
+        body->release.epoch = msg->release.epoch;
+        body->release.older = msg->release.older;
         break;
     case PROTO_MSG_USAGE:
         wire__usage__init(&body->usage);

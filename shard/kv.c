@@ -363,6 +363,59 @@ void shard_kv_drop(struct shard_kv *kv, uint32_t seq)
     kv->ends[seq] = 0;
 }
 
+/* Whether every layer that kv keeps is in `from` in the same form. */
+static bool covers(const struct shard_kv *from, const struct shard_kv *kv)
+{
+    if (kv->type != from->type || kv->layer_first < from->layer_first ||
+        kv->layer_first + kv->n_layers > from->layer_first + from->n_layers)
+        return false;
+    for (uint32_t i = 0; i < kv->n_layers; i++) {
+        const struct layer *a = &kv->layers[i];
+        const struct layer *b = &from->layers[kv->layer_first - from->layer_first + i];
+        if (a->page_bytes && (a->page_bytes != b->page_bytes || a->k_bytes != b->k_bytes))
+            return false;
+    }
+    return shard__states_cover(from->states, kv->states);
+}
+
+static void move_table(struct shard_kv *kv, uint32_t i, struct shard_kv *from, uint32_t seq)
+{
+    struct table *to = table_of(kv, seq, i);
+    struct table *t = table_of(from, seq, kv->layer_first - from->layer_first + i);
+    uint64_t bytes = 0;
+    if (kv->layers[i].page_bytes == 0)
+        return;
+    for (size_t page = 0; page < t->n_pages; page++)
+        bytes += t->pages[page] ? kv->layers[i].page_bytes : 0;
+    *to = *t;
+    *t = (struct table){0};
+    kv->used_bytes += bytes;
+    from->used_bytes -= bytes;
+}
+
+bool shard_kv_take(struct shard_kv *kv, struct shard_kv *from)
+{
+    if (!covers(from, kv))
+        return false;
+    for (uint32_t seq = 0; seq < kv->max_seqs; seq++) {
+        shard_kv_drop(kv, seq);
+        if (seq >= from->max_seqs || from->ends[seq] == 0 || from->ends[seq] > kv->ctx)
+            continue;
+        uint32_t held = shard__states_held(from->states, seq);
+        bool moved = shard__states_inherit(kv->states, from->states, seq);
+        kv->used_bytes += shard__states_held(kv->states, seq) * shard__states_block(kv->states);
+        from->used_bytes -=
+            (held - shard__states_held(from->states, seq)) * shard__states_block(from->states);
+        for (uint32_t i = 0; i < kv->n_layers; i++)
+            move_table(kv, i, from, seq);
+        kv->ends[seq] = from->ends[seq];
+        if (!moved)
+            shard_kv_drop(kv, seq);
+        shard_kv_drop(from, seq);
+    }
+    return true;
+}
+
 const struct shard__states *shard__kv_states(const struct shard_kv *kv)
 {
     return kv->states;

@@ -64,6 +64,11 @@ void shard_kv_trim(struct shard_kv *kv, uint32_t seq, uint64_t next);
 /* Forgets a sequence. */
 void shard_kv_drop(struct shard_kv *kv, uint32_t seq);
 
+/* Takes over what `from` has of every sequence, in pages and states, in place of what kv has. False
+ * where kv keeps a layer that `from` does not keep in the same form; then nothing has changed. A
+ * sequence whose state finds no memory is forgotten. */
+bool shard_kv_take(struct shard_kv *kv, struct shard_kv *from);
+
 /* The page tables of one KV head: element i points at rows of positions 32 i .. 32 i + 31. Valid
  * until the next reserve, trim or drop of that sequence. Released pages are NULL. The table is of
  * page bases: a head's K rows start k_offset bytes into a page, its V rows v_offset, which with MLA

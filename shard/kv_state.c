@@ -149,6 +149,33 @@ void shard__states_move(struct shard__states *states, uint32_t seq, uint64_t end
         s->kept[block_of(p)] = p;
 }
 
+bool shard__states_cover(const struct shard__states *from, const struct shard__states *states)
+{
+    return !states ||
+           (from && states->layer_first >= from->layer_first &&
+            states->layer_first + states->n_layers <= from->layer_first + from->n_layers);
+}
+
+bool shard__states_inherit(struct shard__states *states, struct shard__states *from, uint32_t seq)
+{
+    if (!states)
+        return true;
+    struct sequence *to = &states->seqs[seq], *s = &from->seqs[seq];
+    uint32_t held = shard__states_held(from, seq), first = states->layer_first - from->layer_first;
+    if (states->n_layers == from->n_layers) {
+        *to = *s;
+        memset(s, 0, sizeof *s);
+        return true;
+    }
+    if (shard__states_take(states, seq, held, NULL) != PROTO_OK)
+        return false;
+    for (uint32_t i = 0; i < held; i++) {
+        to->kept[i] = s->kept[i];
+        memcpy(to->blocks[i], s->blocks[i] + from->offsets[first], shard__states_block(states));
+    }
+    return true;
+}
+
 float *shard__states_at(const struct shard__states *states, uint32_t seq, uint32_t block,
                         uint32_t layer)
 {

@@ -29,6 +29,7 @@ struct worker_asker {
     uint32_t n_hosts;
     uint64_t epoch, last_number;
     struct net_received answer; /* the data of the last receive */
+    atomic_bool waiting;
 };
 
 enum proto_status worker_asker_create(struct worker_asker **out, struct net_loop *loop,
@@ -275,10 +276,9 @@ static bool accept_answer(struct worker_asker *asker, const struct net_received 
     return true;
 }
 
-static enum proto_status receive_answer(void *arg, uint32_t *number, const void **data, size_t *len,
-                                        struct proto_error *error)
+/* Receives until it is an answer that is waited for. */
+static enum proto_status wait_answer(struct worker_asker *asker, struct proto_error *error)
 {
-    struct worker_asker *asker = arg;
     struct net_received *got = &asker->answer;
     uint64_t started_ns = net_now_ns(), deadline_ns = started_ns + ANSWER_DEADLINE_MS * 1000000ull;
     struct proto_error why;
@@ -287,7 +287,7 @@ static enum proto_status receive_answer(void *arg, uint32_t *number, const void 
         enum proto_status status = net_exchange_receive(asker->exchange, got, deadline_ns, &why);
         const struct host *host = &asker->hosts[got->from];
         if (status == PROTO_OK && accept_answer(asker, got, net_now_ns() - started_ns))
-            break;
+            return PROTO_OK;
         if (status == PROTO_LOST && host->asked)
             return fail_host(host, "the connection broke", error);
         if (status == PROTO_FORMAT)
@@ -295,6 +295,18 @@ static enum proto_status receive_answer(void *arg, uint32_t *number, const void 
         if (status != PROTO_OK && status != PROTO_LOST)
             return fail_wait(asker, status, &why, error);
     }
+}
+
+static enum proto_status receive_answer(void *arg, uint32_t *number, const void **data, size_t *len,
+                                        struct proto_error *error)
+{
+    struct worker_asker *asker = arg;
+    struct net_received *got = &asker->answer;
+    atomic_store(&asker->waiting, true);
+    enum proto_status status = wait_answer(asker, error);
+    atomic_store(&asker->waiting, false);
+    if (status != PROTO_OK)
+        return status;
     const struct proto_experts_done *done = &got->msg.experts_done;
     *number = asker->hosts[got->from].number;
     if (done->status != PROTO_OK)
@@ -361,4 +373,9 @@ enum proto_status worker_asker_add_times(struct worker_asker *asker, struct prot
         to->wait_ns += from->wait_ns;
     }
     return PROTO_OK;
+}
+
+bool worker_asker_waiting(const struct worker_asker *asker)
+{
+    return atomic_load(&asker->waiting);
 }

@@ -35,6 +35,9 @@ uint64_t worker_asker_waited_ns(const struct worker_asker *asker);
 enum proto_status worker_asker_add_times(struct worker_asker *asker, struct proto_batch *batch,
                                          struct proto_error *error);
 
+/* Whether a batch waits for an answer at this moment; any thread. */
+bool worker_asker_waiting(const struct worker_asker *asker);
+
 /* Ends waits with PROTO_CANCELLED until there are other connections. */
 void worker_asker_cancel(struct worker_asker *asker);
 

@@ -12,8 +12,10 @@
 
 struct job {
     struct job *next;
+    struct worker_call *call;   /* NULL: none */
     struct worker_slice *slice; /* NULL: a measurement */
-    bool profile;               /* which is that of the machine */
+    struct worker_asker *asker; /* of the slice */
+    bool profile;               /* a measurement of the machine */
     struct proto_batch batch;
     struct net_payload *payload;
     uint64_t received_ns;
@@ -26,14 +28,17 @@ struct worker_compute {
     pthread_t thread;
     bool started;
     pthread_mutex_t mutex;
-    pthread_cond_t changed; /* queue, busy or stopping */
+    pthread_cond_t changed; /* queue or stopping */
     struct job *first, **last;
-    bool busy, stopping;
+    const struct job *current; /* in work */
+    bool stopping;
     atomic_bool cancel; /* of a measurement */
 };
 
 static void job_destroy(struct job *job)
 {
+    if (job->call)
+        job->call->fn(job->call, true);
     struct proto_msg msg = {.kind = PROTO_MSG_BATCH, .batch = job->batch};
     proto_msg_finish(&msg);
     net_payload_destroy(job->payload);
@@ -49,7 +54,7 @@ void worker_output_destroy(struct worker_output *output)
     free(output);
 }
 
-static void deliver(struct worker_compute *compute, struct worker_output *output)
+void worker_compute_deliver(struct worker_compute *compute, struct worker_output *output)
 {
     output->owner = compute->options.arg;
     compute->options.deliver(compute->options.arg, output);
@@ -72,7 +77,7 @@ static void deliver_failure(struct worker_compute *compute, const struct job *jo
                                                 .batch = job->batch.batch,
                                                 .status = error->status,
                                                 .text = text}};
-    deliver(compute, output);
+    worker_compute_deliver(compute, output);
 }
 
 static void free_rows(void *data, void *arg)
@@ -120,7 +125,7 @@ static enum proto_status pass_on(struct worker_compute *compute, struct job *job
     output->msg.kind = PROTO_MSG_BATCH;
     output->msg.batch = job->batch;
     memset(&job->batch, 0, sizeof job->batch);
-    deliver(compute, output);
+    worker_compute_deliver(compute, output);
     return PROTO_OK;
 }
 
@@ -171,7 +176,7 @@ static enum proto_status run_program(const struct job *job, float *x, struct wor
 
 static void deliver_answer(void *arg, struct worker_output *output)
 {
-    deliver(arg, output);
+    worker_compute_deliver(arg, output);
 }
 
 static enum proto_status run_batch(struct worker_compute *compute, struct job *job,
@@ -185,16 +190,15 @@ static enum proto_status run_batch(struct worker_compute *compute, struct job *j
         return proto_fail_nomem(error,
                                 rows * worker_exec_stride(job->slice->program) * sizeof(float),
                                 "a batch's rows");
-    worker_asker_begin(compute->options.asker);
+    worker_asker_begin(job->asker);
     struct worker_answer answer;
     worker_answer_init(&answer, &job->batch, compute->options.table, job->slice->model->n_vocab,
                        deliver_answer, compute);
     enum proto_status status = run_program(job, x, &answer, error);
     if (status == PROTO_OK)
-        status = add_times(&job->batch, job, started_ns,
-                           worker_asker_waited_ns(compute->options.asker), error);
+        status = add_times(&job->batch, job, started_ns, worker_asker_waited_ns(job->asker), error);
     if (status == PROTO_OK)
-        status = worker_asker_add_times(compute->options.asker, &job->batch, error);
+        status = worker_asker_add_times(job->asker, &job->batch, error);
     if (status == PROTO_OK && !job->slice->load.head)
         return pass_on(compute, job, x, rows, error);
     if (status == PROTO_OK)
@@ -214,7 +218,7 @@ static void run_measure(struct worker_compute *compute, const struct job *job)
     if (kern_read_bandwidth(compute->pool, job->measure_bytes, 5,
                             &output->msg.measured.read_bytes_s, &error) != PROTO_OK)
         output->msg.measured.read_bytes_s = 0;
-    deliver(compute, output);
+    worker_compute_deliver(compute, output);
 }
 
 static void run_profile(struct worker_compute *compute)
@@ -229,7 +233,7 @@ static void run_profile(struct worker_compute *compute)
         return;
     output->msg.kind = PROTO_MSG_PROFILE;
     if (worker_profile_get(&output->msg.profile, &options, &error) == PROTO_OK) {
-        deliver(compute, output);
+        worker_compute_deliver(compute, output);
         return;
     }
     free(output);
@@ -240,8 +244,6 @@ static void run_profile(struct worker_compute *compute)
 static struct job *next_job(struct worker_compute *compute)
 {
     pthread_mutex_lock(&compute->mutex);
-    compute->busy = false;
-    pthread_cond_broadcast(&compute->changed);
     while (!compute->first && !compute->stopping)
         pthread_cond_wait(&compute->changed, &compute->mutex);
     struct job *job = compute->stopping ? NULL : compute->first;
@@ -249,10 +251,35 @@ static struct job *next_job(struct worker_compute *compute)
         compute->first = job->next;
         if (!compute->first)
             compute->last = &compute->first;
-        compute->busy = true;
+        compute->current = job;
     }
     pthread_mutex_unlock(&compute->mutex);
     return job;
+}
+
+static void run_job(struct worker_compute *compute, struct job *job)
+{
+    struct proto_error error = {0};
+    if (job->call) {
+        struct worker_call *call = job->call;
+        job->call = NULL;
+        call->fn(call, false);
+    } else if (job->profile) {
+        run_profile(compute);
+    } else if (!job->slice) {
+        run_measure(compute, job);
+    } else if (run_batch(compute, job, &error) != PROTO_OK) {
+        deliver_failure(compute, job, &error);
+    }
+}
+
+/* Out of sight of worker_compute_active before it is freed. */
+static void end_job(struct worker_compute *compute, struct job *job)
+{
+    pthread_mutex_lock(&compute->mutex);
+    compute->current = NULL;
+    pthread_mutex_unlock(&compute->mutex);
+    job_destroy(job);
 }
 
 static void *compute_main(void *arg)
@@ -260,14 +287,8 @@ static void *compute_main(void *arg)
     struct worker_compute *compute = arg;
     struct job *job;
     while ((job = next_job(compute))) {
-        struct proto_error error = {0};
-        if (job->profile)
-            run_profile(compute);
-        else if (!job->slice)
-            run_measure(compute, job);
-        else if (run_batch(compute, job, &error) != PROTO_OK)
-            deliver_failure(compute, job, &error);
-        job_destroy(job);
+        run_job(compute, job);
+        end_job(compute, job);
     }
     return NULL;
 }
@@ -298,20 +319,41 @@ enum proto_status worker_compute_create(struct worker_compute **out,
     return PROTO_OK;
 }
 
-/* Those of a slice, or all. */
-static void drop_queue(struct worker_compute *compute, bool all)
+/* Takes the batches of a slice off the queue, or everything (NULL). */
+static struct job *take_jobs(struct worker_compute *compute, const struct worker_slice *slice)
 {
-    struct job **at = &compute->first;
+    struct job **at = &compute->first, *taken = NULL;
     while (*at) {
         struct job *job = *at;
-        if (!job->slice && !all) {
+        if (slice && job->slice != slice) {
             at = &job->next;
             continue;
         }
         *at = job->next;
-        job_destroy(job);
+        job->next = taken;
+        taken = job;
     }
     compute->last = at;
+    return taken;
+}
+
+static void destroy_jobs(struct job *jobs)
+{
+    while (jobs) {
+        struct job *job = jobs;
+        jobs = job->next;
+        job_destroy(job);
+    }
+}
+
+void worker_compute_forget(struct worker_compute *compute, const struct worker_slice *slice)
+{
+    if (!slice)
+        return;
+    pthread_mutex_lock(&compute->mutex);
+    struct job *jobs = take_jobs(compute, slice);
+    pthread_mutex_unlock(&compute->mutex);
+    destroy_jobs(jobs);
 }
 
 void worker_compute_destroy(struct worker_compute *compute)
@@ -325,7 +367,7 @@ void worker_compute_destroy(struct worker_compute *compute)
     pthread_mutex_unlock(&compute->mutex);
     if (compute->started)
         pthread_join(compute->thread, NULL);
-    drop_queue(compute, true);
+    destroy_jobs(take_jobs(compute, NULL));
     kern_pool_destroy(compute->pool);
     pthread_cond_destroy(&compute->changed);
     pthread_mutex_destroy(&compute->mutex);
@@ -346,9 +388,30 @@ static void enqueue(struct worker_compute *compute, struct job *job)
     pthread_mutex_unlock(&compute->mutex);
 }
 
+enum proto_status worker_compute_call(struct worker_compute *compute, struct worker_call *call,
+                                      struct proto_error *error)
+{
+    struct job *job = calloc(1, sizeof *job);
+    if (!job)
+        return proto_fail_nomem(error, sizeof *job, "a change of slices");
+    job->call = call;
+    enqueue(compute, job);
+    return PROTO_OK;
+}
+
+bool worker_compute_active(struct worker_compute *compute)
+{
+    pthread_mutex_lock(&compute->mutex);
+    const struct job *job = compute->current;
+    bool active = job && job->slice && !worker_asker_waiting(job->asker);
+    pthread_mutex_unlock(&compute->mutex);
+    return active;
+}
+
 enum proto_status worker_compute_batch(struct worker_compute *compute, struct worker_slice *slice,
-                                       struct proto_batch *batch, struct net_payload **payload,
-                                       uint64_t received_ns, struct proto_error *error)
+                                       struct worker_asker *asker, struct proto_batch *batch,
+                                       struct net_payload **payload, uint64_t received_ns,
+                                       struct proto_error *error)
 {
     struct job *job = calloc(1, sizeof *job);
     if (!job) {
@@ -357,6 +420,7 @@ enum proto_status worker_compute_batch(struct worker_compute *compute, struct wo
         net_payload_destroy(*payload);
     } else {
         job->slice = slice;
+        job->asker = asker;
         job->batch = *batch;
         job->payload = *payload;
         job->received_ns = received_ns;
@@ -386,13 +450,4 @@ enum proto_status worker_compute_profile(struct worker_compute *compute, struct 
     job->profile = true;
     enqueue(compute, job);
     return PROTO_OK;
-}
-
-void worker_compute_drain(struct worker_compute *compute)
-{
-    pthread_mutex_lock(&compute->mutex);
-    drop_queue(compute, false);
-    while (compute->busy || compute->first)
-        pthread_cond_wait(&compute->changed, &compute->mutex);
-    pthread_mutex_unlock(&compute->mutex);
 }

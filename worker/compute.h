@@ -23,8 +23,7 @@ void worker_output_destroy(struct worker_output *output);
 struct worker_compute_options {
     const struct kern_table *table;
     unsigned threads;
-    const char *cache_dir;      /* where the machine's profile is kept; NULL: the default */
-    struct worker_asker *asker; /* that the slices' executors ask by */
+    const char *cache_dir; /* where the machine's profile is kept; NULL: the default */
     /* Takes the output. Never blocks. */
     void (*deliver)(void *arg, struct worker_output *output);
     void *arg;
@@ -41,12 +40,30 @@ void worker_compute_destroy(struct worker_compute *compute);
 /* The pool that executors of this thread use. */
 struct kern_pool *worker_compute_pool(struct worker_compute *compute);
 
-/* Queues a batch for a slice. Takes the batch's memory (zeroing *batch) and *payload, also on
- * failure. The payload has been checked to have the right size. The slice stays valid until
- * worker_compute_drain. */
+/* Queues a batch for a slice whose executor asks by `asker`. Takes the batch's memory (zeroing
+ * *batch) and *payload, also on failure. The payload has been checked to have the right size. Slice
+ * and asker stay valid until a call queued after worker_compute_forget has come. */
 enum proto_status worker_compute_batch(struct worker_compute *compute, struct worker_slice *slice,
-                                       struct proto_batch *batch, struct net_payload **payload,
-                                       uint64_t received_ns, struct proto_error *error);
+                                       struct worker_asker *asker, struct proto_batch *batch,
+                                       struct net_payload **payload, uint64_t received_ns,
+                                       struct proto_error *error);
+
+/* Drops the slice's batches that are queued; one that is in work goes on. */
+void worker_compute_forget(struct worker_compute *compute, const struct worker_slice *slice);
+
+/* Something to be done on the computing thread after what is queued. */
+struct worker_call {
+    /* Comes once; dropped: the thread has ended, and the caller's is another one. */
+    void (*fn)(struct worker_call *call, bool dropped);
+};
+enum proto_status worker_compute_call(struct worker_compute *compute, struct worker_call *call,
+                                      struct proto_error *error);
+
+/* Hands an output on as those of batches are; for calls. */
+void worker_compute_deliver(struct worker_compute *compute, struct worker_output *output);
+
+/* Whether a batch is in work that does not wait for another worker's experts. */
+bool worker_compute_active(struct worker_compute *compute);
 
 /* Queues a measurement of the read bandwidth; its answer is delivered like a batch's. */
 enum proto_status worker_compute_measure(struct worker_compute *compute, uint64_t bytes,
@@ -55,8 +72,5 @@ enum proto_status worker_compute_measure(struct worker_compute *compute, uint64_
 /* Queues a profile of the machine, which is delivered; what fails is logged. Measured by the
  * thread that computes, and so never beside a batch, and before a slice is built. */
 enum proto_status worker_compute_profile(struct worker_compute *compute, struct proto_error *error);
-
-/* Drops queued batches and waits until nothing is in work, so that a slice may be destroyed. */
-void worker_compute_drain(struct worker_compute *compute);
 
 #endif

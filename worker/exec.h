@@ -19,7 +19,8 @@
 struct worker_weights {
     void **data;
     size_t n;
-    size_t *mapped; /* bytes of the mapping that data[i] is; 0: memory of its own */
+    size_t *mapped;     /* bytes of the mapping that data[i] is; 0: memory of its own */
+    unsigned **holders; /* how many such structs share data[i]; NULL, or a NULL in it: one */
 };
 
 struct worker_exec;

@@ -13,31 +13,47 @@ struct asker {
     net_peer peer; /* its connection, 0: none yet */
 };
 
+/* What is served to the stages of a plan. */
+struct service {
+    struct service *next;
+    uint64_t epoch;
+    struct worker_expert_host *host; /* NULL: not yet */
+    struct asker *askers;
+    uint32_t n_askers;
+};
+
 struct worker_expert_server {
     struct net_exchange *exchange;
     pthread_t thread;
     bool started;
     atomic_uint_fast64_t n_answered;
+    atomic_bool computing;
     pthread_mutex_t mutex; /* over what follows; held while a request is computed */
-    struct worker_expert_host *host;
-    uint64_t epoch;
-    struct asker *askers;
-    uint32_t n_askers;
+    struct service *services;
+    struct service *over; /* whose connections the thread has yet to let go of */
 };
 
-static struct asker *find_asker(struct asker *askers, uint32_t n,
-                                const uint8_t key[PROTO_KEY_BYTES])
+static struct service **find_service(struct worker_expert_server *server, uint64_t epoch)
 {
-    for (uint32_t i = 0; i < n; i++)
-        if (memcmp(askers[i].key, key, PROTO_KEY_BYTES) == 0)
-            return &askers[i];
+    struct service **at = &server->services;
+    while (*at && (*at)->epoch != epoch)
+        at = &(*at)->next;
+    return at;
+}
+
+static struct asker *find_asker(struct service *service, const uint8_t key[PROTO_KEY_BYTES])
+{
+    for (uint32_t i = 0; service && i < service->n_askers; i++)
+        if (memcmp(service->askers[i].key, key, PROTO_KEY_BYTES) == 0)
+            return &service->askers[i];
     return NULL;
 }
 
 /* Whether the sender may ask. A stage that connects anew leaves its old connection behind. */
-static bool admit(struct worker_expert_server *server, const struct net_received *got)
+static bool admit(struct worker_expert_server *server, struct service *service,
+                  const struct net_received *got)
 {
-    struct asker *asker = find_asker(server->askers, server->n_askers, got->key);
+    struct asker *asker = find_asker(service, got->key);
     net_peer gone = asker ? asker->peer : got->from;
     if (asker && gone == got->from)
         return true;
@@ -48,15 +64,14 @@ static bool admit(struct worker_expert_server *server, const struct net_received
     return asker != NULL;
 }
 
-static enum proto_status compute(struct worker_expert_server *server,
-                                 const struct net_received *request, struct net_payload **answer,
-                                 struct proto_error *error)
+static enum proto_status compute(const struct service *service, const struct net_received *request,
+                                 struct net_payload **answer, struct proto_error *error)
 {
     const void *data, *bytes = request->payload ? net_payload_data(request->payload) : "";
     size_t len = 0, request_len = request->payload ? net_payload_len(request->payload) : 0;
-    if (!server->host)
+    if (!service->host)
         return proto_fail(error, PROTO_NOTFOUND, "no experts are loaded");
-    enum proto_status status = worker_expert_host_run(server->host, request->msg.experts.layer,
+    enum proto_status status = worker_expert_host_run(service->host, request->msg.experts.layer,
                                                       bytes, request_len, &data, &len, error);
     if (status != PROTO_OK)
         return status;
@@ -72,7 +87,8 @@ static void send_answer(struct worker_expert_server *server, net_peer to,
         proto_log(PROTO_LOG_DEBUG, "WORKER-EXPERTS-SEND", "error=\"%s\"", error.text);
 }
 
-static void answer_request(struct worker_expert_server *server, const struct net_received *request)
+static void answer_request(struct worker_expert_server *server, const struct service *service,
+                           const struct net_received *request)
 {
     const struct proto_experts *asked = &request->msg.experts;
     struct proto_error error;
@@ -80,7 +96,9 @@ static void answer_request(struct worker_expert_server *server, const struct net
     uint64_t started_ns = net_now_ns();
     struct proto_msg msg = {.kind = PROTO_MSG_EXPERTS_DONE,
                             .experts_done = {.epoch = asked->epoch, .number = asked->number}};
-    msg.experts_done.status = compute(server, request, &payload, &error);
+    atomic_store(&server->computing, true);
+    msg.experts_done.status = compute(service, request, &payload, &error);
+    atomic_store(&server->computing, false);
     if (msg.experts_done.status != PROTO_OK)
         msg.experts_done.text = error.text;
     msg.experts_done.compute_ns = net_now_ns() - started_ns;
@@ -88,17 +106,43 @@ static void answer_request(struct worker_expert_server *server, const struct net
     send_answer(server, request->from, &msg, &payload);
 }
 
+static void bury(struct worker_expert_server *server, bool forget)
+{
+    while (server->over) {
+        struct service *service = server->over;
+        server->over = service->next;
+        for (uint32_t i = 0; forget && i < service->n_askers; i++)
+            if (service->askers[i].peer)
+                net_exchange_forget(server->exchange, service->askers[i].peer);
+        free(service->askers);
+        free(service);
+    }
+}
+
+/* The plan that a message is about; 0: none. */
+static uint64_t epoch_of(const struct proto_msg *msg)
+{
+    return msg->kind == PROTO_MSG_LINK      ? msg->link.epoch
+           : msg->kind == PROTO_MSG_EXPERTS ? msg->experts.epoch
+                                            : 0;
+}
+
 /* Strangers get no answer, nor does who asks for another plan. */
 static void handle(struct worker_expert_server *server, const struct net_received *got)
 {
     const struct proto_msg *msg = &got->msg;
     pthread_mutex_lock(&server->mutex);
-    bool known = admit(server, got);
-    if (known && msg->kind == PROTO_MSG_LINK && msg->link.epoch == server->epoch) {
-        struct proto_msg linked = {.kind = PROTO_MSG_LINKED, .link = {.epoch = server->epoch}};
+    bury(server, true);
+    struct service *service = *find_service(server, epoch_of(msg));
+    if (!admit(server, service, got)) {
+        pthread_mutex_unlock(&server->mutex);
+        return;
+    }
+    if (msg->kind == PROTO_MSG_LINK) {
+        struct proto_msg linked = {.kind = PROTO_MSG_LINKED, .link = {.epoch = service->epoch}};
         send_answer(server, got->from, &linked, NULL);
-    } else if (known && msg->kind == PROTO_MSG_EXPERTS && msg->experts.epoch == server->epoch) {
-        answer_request(server, got);
+    } else {
+        answer_request(server, service, got);
     }
     pthread_mutex_unlock(&server->mutex);
 }
@@ -154,8 +198,10 @@ void worker_expert_server_destroy(struct worker_expert_server *server)
         pthread_join(server->thread, NULL);
     }
     net_exchange_destroy(server->exchange, 0);
+    while (server->services)
+        worker_expert_server_forget(server, server->services->epoch);
+    bury(server, false);
     pthread_mutex_destroy(&server->mutex);
-    free(server->askers);
     free(server);
 }
 
@@ -168,33 +214,53 @@ enum proto_status worker_expert_server_expect(struct worker_expert_server *serve
                                               const struct proto_load *load,
                                               struct proto_error *error)
 {
-    struct asker *askers = calloc(load->n_askers + 1, sizeof *askers);
-    if (!askers)
-        return proto_fail_nomem(error, load->n_askers * sizeof *askers, "keys of stages");
-    pthread_mutex_lock(&server->mutex);
-    for (uint32_t i = 0; i < load->n_askers; i++) {
-        memcpy(askers[i].key, load->askers[i], PROTO_KEY_BYTES);
-        const struct asker *before = find_asker(server->askers, server->n_askers, load->askers[i]);
-        askers[i].peer = before ? before->peer : 0;
+    struct service *service = calloc(1, sizeof *service);
+    if (service)
+        service->askers = calloc(load->n_askers + 1, sizeof *service->askers);
+    if (!service || !service->askers) {
+        free(service);
+        return proto_fail_nomem(error, load->n_askers * sizeof *service->askers, "keys of stages");
     }
-    free(server->askers);
-    server->askers = askers;
-    server->n_askers = load->n_askers;
-    server->epoch = load->epoch;
-    server->host = NULL;
+    service->epoch = load->epoch;
+    service->n_askers = load->n_askers;
+    for (uint32_t i = 0; i < load->n_askers; i++)
+        memcpy(service->askers[i].key, load->askers[i], PROTO_KEY_BYTES);
+    pthread_mutex_lock(&server->mutex);
+    service->next = server->services;
+    server->services = service;
     pthread_mutex_unlock(&server->mutex);
     return PROTO_OK;
 }
 
-void worker_expert_server_serve(struct worker_expert_server *server,
+void worker_expert_server_serve(struct worker_expert_server *server, uint64_t epoch,
                                 struct worker_expert_host *host)
 {
     pthread_mutex_lock(&server->mutex);
-    server->host = host;
+    struct service *service = *find_service(server, epoch);
+    if (service)
+        service->host = host;
+    pthread_mutex_unlock(&server->mutex);
+}
+
+void worker_expert_server_forget(struct worker_expert_server *server, uint64_t epoch)
+{
+    pthread_mutex_lock(&server->mutex);
+    struct service **at = find_service(server, epoch), *service = *at;
+    if (service) {
+        *at = service->next;
+        service->host = NULL;
+        service->next = server->over;
+        server->over = service;
+    }
     pthread_mutex_unlock(&server->mutex);
 }
 
 uint64_t worker_expert_server_steps(const struct worker_expert_server *server)
 {
     return atomic_load(&server->n_answered);
+}
+
+bool worker_expert_server_computing(const struct worker_expert_server *server)
+{
+    return atomic_load(&server->computing);
 }

@@ -2,8 +2,8 @@
 /*
  * Answers requests for the experts that this worker holds, on a thread and a socket of its own: a
  * stage that waits for experts of another worker, which waits for experts of this one, gets them.
- * Requests of one plan's stages are served, all others are dropped. Calls from one thread at a
- * time, which may block for as long as a request is computed.
+ * Requests of the stages of plans that it was told of are served, all others are dropped. Calls may
+ * come from any thread, and may block for as long as a request is computed.
  */
 #ifndef WORKER_EXPERT_SERVER_H
 #define WORKER_EXPERT_SERVER_H
@@ -24,17 +24,24 @@ void worker_expert_server_destroy(struct worker_expert_server *server);
 /* The endpoint that was bound, with its real port. */
 const char *worker_expert_server_endpoint(const struct worker_expert_server *server);
 
-/* Lets go of the host, after the request in work. From now on the load's askers hear that they are
- * known; requests are refused until there is a host again. Copies what it needs. */
+/* From now on the load's askers hear that they are known in its epoch; requests are refused until
+ * there is a host. Copies what it needs. */
 enum proto_status worker_expert_server_expect(struct worker_expert_server *server,
                                               const struct proto_load *load,
                                               struct proto_error *error);
 
-/* Serves experts of this host, which is borrowed until the next expect. */
-void worker_expert_server_serve(struct worker_expert_server *server,
+/* Serves experts of this host to the epoch's askers; it is borrowed until the epoch is forgotten.
+ */
+void worker_expert_server_serve(struct worker_expert_server *server, uint64_t epoch,
                                 struct worker_expert_host *host);
+
+/* Lets go of an epoch's host, after the request in work. */
+void worker_expert_server_forget(struct worker_expert_server *server, uint64_t epoch);
 
 /* Requests answered so far, for liveness; any thread. */
 uint64_t worker_expert_server_steps(const struct worker_expert_server *server);
+
+/* Whether a request is being computed at this moment; any thread. */
+bool worker_expert_server_computing(const struct worker_expert_server *server);
 
 #endif

@@ -25,7 +25,8 @@ struct load {
     struct worker_weights *out;
     struct shard_store *packed; /* NULL from the first trouble with it on */
     uint64_t done, total, fetched;
-    uint64_t found, kept, taken; /* bytes of weights mapped, packed into the store, into memory */
+    /* Bytes of weights mapped, packed into the store, into memory, shared. */
+    uint64_t found, kept, taken, shared;
 };
 
 /* The matrices of a weight that come from one tensor. */
@@ -411,23 +412,52 @@ static enum proto_status load_from(struct load *load, size_t number, struct work
     return load_into_memory(load, number, sources, error);
 }
 
-static enum proto_status load_weight(struct load *load, size_t number, struct proto_error *error)
+/* ---- weights that are loaded already ---- */
+
+static bool same_segments(const struct shard_segments *a, const struct shard_segments *b)
+{
+    return a->n == b->n && memcmp(a->at, b->at, sizeof a->at) == 0;
+}
+
+static bool same_weight(const struct shard_program *p, const struct shard_weight *a,
+                        const struct shard_program *q, const struct shard_weight *b)
+{
+    return a->form == b->form && a->type == b->type && a->k == b->k && a->n_out == b->n_out &&
+           a->n_mats == b->n_mats && a->n_parts == b->n_parts && a->mat_first == b->mat_first &&
+           a->mat_end == b->mat_end && a->row_every == b->row_every &&
+           a->row_first == b->row_first && a->row_n == b->row_n && a->transposed == b->transposed &&
+           same_segments(&a->columns, &b->columns) &&
+           memcmp(&p->parts[a->first_part], &q->parts[b->first_part],
+                  a->n_parts * sizeof *p->parts) == 0;
+}
+
+/* One more holder; false on lack of memory. */
+static bool share(struct worker_weights *from, size_t i, struct worker_weights *to, size_t k)
+{
+    if (!from->holders[i]) {
+        from->holders[i] = malloc(sizeof *from->holders[i]);
+        if (!from->holders[i])
+            return false;
+        *from->holders[i] = 1;
+    }
+    ++*from->holders[i];
+    to->data[k] = from->data[i];
+    to->mapped[k] = from->mapped[i];
+    to->holders[k] = from->holders[i];
+    return true;
+}
+
+/* Whether some loaded weight is the one that is to be loaded, and is shared now. */
+static bool is_loaded(struct load *load, size_t number)
 {
     const struct shard_weight *weight = &load->program->weights[number];
-    const struct shard_gguf *card = load->program->model->gguf;
-    struct worker__source *sources = calloc(weight->n_parts + 1u, sizeof *sources);
-    if (!sources)
-        return proto_fail_nomem(error, weight->n_parts * sizeof *sources, "a weight's tensors");
-    enum proto_status status = PROTO_OK;
-    for (uint32_t i = 0; i < weight->n_parts && !status; i++)
-        status = worker__source_init(&sources[i], load->options, card,
-                                     load->program->parts[weight->first_part + i], error);
-    if (!status)
-        status = load_from(load, number, sources, error);
-    for (uint32_t i = 0; i < weight->n_parts; i++)
-        worker__source_finish(&sources[i]);
-    free(sources);
-    return status;
+    for (uint32_t l = 0; l < load->options->n_loaded; l++) {
+        const struct worker_loaded *loaded = &load->options->loaded[l];
+        for (size_t i = 0; i < loaded->program->n_weights; i++)
+            if (same_weight(load->program, weight, loaded->program, &loaded->program->weights[i]))
+                return share(loaded->weights, i, load->out, number);
+    }
+    return false;
 }
 
 /* Of what a weight takes, in the file. */
@@ -443,6 +473,30 @@ static uint64_t bytes_to_load(const struct shard_program *program,
     return total;
 }
 
+static enum proto_status load_weight(struct load *load, size_t number, struct proto_error *error)
+{
+    const struct shard_weight *weight = &load->program->weights[number];
+    const struct shard_gguf *card = load->program->model->gguf;
+    if (is_loaded(load, number)) {
+        tell_progress(load, bytes_to_load(load->program, weight));
+        load->shared += shard_weight_bytes(weight);
+        return PROTO_OK;
+    }
+    struct worker__source *sources = calloc(weight->n_parts + 1u, sizeof *sources);
+    if (!sources)
+        return proto_fail_nomem(error, weight->n_parts * sizeof *sources, "a weight's tensors");
+    enum proto_status status = PROTO_OK;
+    for (uint32_t i = 0; i < weight->n_parts && !status; i++)
+        status = worker__source_init(&sources[i], load->options, card,
+                                     load->program->parts[weight->first_part + i], error);
+    if (!status)
+        status = load_from(load, number, sources, error);
+    for (uint32_t i = 0; i < weight->n_parts; i++)
+        worker__source_finish(&sources[i]);
+    free(sources);
+    return status;
+}
+
 enum proto_status worker_load(struct worker_weights *out, const struct shard_program *program,
                               const struct worker_load_options *options, struct proto_error *error)
 {
@@ -453,8 +507,9 @@ enum proto_status worker_load(struct worker_weights *out, const struct shard_pro
     *out = (struct worker_weights){.n = program->n_weights};
     out->data = calloc(program->n_weights + 1, sizeof *out->data);
     out->mapped = calloc(program->n_weights + 1, sizeof *out->mapped);
+    out->holders = calloc(program->n_weights + 1, sizeof *out->holders);
     enum proto_status status = PROTO_OK;
-    if (!out->data || !out->mapped)
+    if (!out->data || !out->mapped || !out->holders)
         status = proto_fail_nomem(error, program->n_weights * sizeof *out->data, "weights");
     for (size_t i = 0; i < program->n_weights && !status; i++)
         status = load_weight(&load, i, error);
@@ -463,14 +518,28 @@ enum proto_status worker_load(struct worker_weights *out, const struct shard_pro
         return status;
     }
     proto_log(PROTO_LOG_INFO, "WORKER-LOADED",
-              "mapped=%" PRIu64 " packed=%" PRIu64 " memory=%" PRIu64 " fetched=%" PRIu64,
-              load.found, load.kept, load.taken, load.fetched);
+              "mapped=%" PRIu64 " packed=%" PRIu64 " memory=%" PRIu64 " shared=%" PRIu64
+              " fetched=%" PRIu64,
+              load.found, load.kept, load.taken, load.shared, load.fetched);
     return PROTO_OK;
+}
+
+/* One holder less; whether it was the last. */
+static bool let_go(unsigned **holders, size_t i)
+{
+    if (!holders || !holders[i])
+        return true;
+    bool last = --*holders[i] == 0;
+    if (last)
+        free(holders[i]);
+    return last;
 }
 
 void worker_weights_finish(struct worker_weights *weights)
 {
     for (size_t i = 0; weights->data && weights->mapped && i < weights->n; i++) {
+        if (!let_go(weights->holders, i))
+            continue;
         if (weights->mapped[i])
             munmap(weights->data[i], weights->mapped[i]);
         else
@@ -478,5 +547,6 @@ void worker_weights_finish(struct worker_weights *weights)
     }
     free(weights->data);
     free(weights->mapped);
+    free(weights->holders);
     *weights = (struct worker_weights){0};
 }

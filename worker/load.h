@@ -3,7 +3,8 @@
  * Loads the weights of a program. What the store has as the kernels read it is mapped. The rest is
  * packed: each tensor's pieces are taken from a source, verified where the source can be wrong, and
  * packed into a new file of the store, or into memory where there is no store or no room in it.
- * Runs on a thread of its own; the source's functions may block.
+ * Runs on a thread of its own; the source's functions may block. Weights that share are loaded and
+ * finished on one and the same thread.
  */
 #ifndef WORKER_LOAD_H
 #define WORKER_LOAD_H
@@ -29,7 +30,15 @@ struct worker_fetch {
     void *arg;
 };
 
+/* Weights of the same model card that are loaded already. */
+struct worker_loaded {
+    const struct shard_program *program;
+    struct worker_weights *weights;
+};
+
 struct worker_load_options {
+    const struct worker_loaded *loaded; /* what is among these is shared, not loaded again */
+    uint32_t n_loaded;
     struct kern_pool *pool;        /* packs in parallel */
     const struct shard_gguf *file; /* a local copy of the model, the card's tensors in the same
                                       order with data; or NULL */
@@ -51,7 +60,8 @@ struct worker_load_options {
 enum proto_status worker_load(struct worker_weights *out, const struct shard_program *program,
                               const struct worker_load_options *options, struct proto_error *error);
 
-/* Frees the weights and empties *weights; one that is empty already is allowed. */
+/* Frees the weights that nobody shares and empties *weights; one that is empty already is allowed.
+ */
 void worker_weights_finish(struct worker_weights *weights);
 
 #endif

@@ -2,7 +2,7 @@
 /*
  * Four threads meet here. The loop's thread owns the links and everything in struct session. The
  * computing thread runs batches (compute.c), the experts' thread answers other workers' stages
- * (expert_server.c), and while a slice is being built, a loading thread runs (loader.c). The
+ * (expert_server.c), and the loading thread builds slices and takes them down (loader.c). The
  * computing and the loading thread speak to the loop only through net_loop_post.
  */
 #include "worker/session.h"
@@ -10,7 +10,7 @@
 #include "net/address.h"
 #include "net/link.h"
 #include "proto/log.h"
-#include "worker/loader.h"
+#include "worker/epochs.h"
 #include "worker/prober.h"
 
 #include <signal.h>
@@ -19,73 +19,28 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TICK_MS          100u
-#define HELLO_MS         500u
-#define LINK_MS          200u
-#define LINK_DEADLINE_MS 10000u
-#define DEADLINE_MS      3000u /* until the coordinator says otherwise */
-
-enum session_state {
-    STATE_JOINING, /* not known to the coordinator */
-    STATE_JOINED,  /* known, without a slice */
-    STATE_LOADING, /* the loading thread runs */
-    STATE_LINKING, /* the slice is loaded, the next stage has not answered yet */
-    STATE_READY,   /* takes batches */
-    STATE_N
-};
-
-static const char *const state_names[STATE_N] = {"joining", "joined", "loading", "linking",
-                                                 "ready"};
-
-/* From (row) to (column). */
-static const bool may_change[STATE_N][STATE_N] = {
-    [STATE_JOINING] = {[STATE_JOINED] = true},
-    [STATE_JOINED] = {[STATE_JOINING] = true, [STATE_LOADING] = true},
-    [STATE_LOADING] = {[STATE_JOINING] = true,
-                       [STATE_JOINED] = true,
-                       [STATE_LINKING] = true,
-                       [STATE_READY] = true},
-    [STATE_LINKING] = {[STATE_JOINING] = true,
-                       [STATE_JOINED] = true,
-                       [STATE_LOADING] = true,
-                       [STATE_READY] = true},
-    [STATE_READY] = {[STATE_JOINING] = true, [STATE_LOADING] = true},
-};
+#define TICK_MS     100u
+#define HELLO_MS    500u
+#define DEADLINE_MS 3000u /* until the coordinator says otherwise */
 
 struct session {
     const struct worker_session_options *options;
     struct net_loop *loop;
     struct net_timer *timer;
-    struct net_link *coordinator, *listener, *next;
+    struct net_link *coordinator, *listener;
     struct worker_compute *compute;
     struct worker_prober *prober;
-    struct worker_asker *asker;
     struct worker_expert_server *experts;
-    struct worker_loader *loader;
+    struct worker_epochs *epochs;
     char endpoint[NET_ADDRESS_BYTES + 16];        /* that others use for the listener */
     char expert_endpoint[NET_ADDRESS_BYTES + 16]; /* and for experts */
 
-    enum session_state state;
-    uint64_t heard_ns, hello_ns, link_ns, link_since_ns;
+    bool joined; /* known to the coordinator */
+    uint64_t heard_ns, hello_ns;
     uint32_t deadline_ms;
     bool closing;           /* the links are gone: what is still posted is only freed */
     struct proto_error end; /* why the session ends; status OK: terminated */
 };
-
-static const struct proto_load *load_of(const struct session *s)
-{
-    return worker_loader_load(s->loader);
-}
-
-static void set_state(struct session *s, enum session_state state)
-{
-    if (s->state == state)
-        return;
-    proto_log(may_change[s->state][state] ? PROTO_LOG_INFO : PROTO_LOG_ERROR, "WORKER-STATE",
-              "from=%s to=%s epoch=%llu", state_names[s->state], state_names[state],
-              (unsigned long long)load_of(s)->epoch);
-    s->state = state;
-}
 
 static void end_session(struct session *s, const struct proto_error *why)
 {
@@ -109,16 +64,6 @@ static void tell_of(void *arg, const struct proto_msg *msg)
     tell(arg, msg);
 }
 
-static void tell_failed(struct session *s, uint64_t batch, const struct proto_error *why)
-{
-    struct proto_msg msg = {.kind = PROTO_MSG_FAILED,
-                            .failed = {.epoch = load_of(s)->epoch,
-                                       .batch = batch,
-                                       .status = why->status,
-                                       .text = (char *)why->text}};
-    tell(s, &msg);
-}
-
 static void tell_hello(struct session *s)
 {
     const struct worker_session_options *o = s->options;
@@ -129,20 +74,9 @@ static void tell_hello(struct session *s)
                                       .expert_endpoint = s->expert_endpoint,
                                       .memory_bytes = o->memory_bytes,
                                       .threads = o->threads,
-                                      .isa = (char *)o->table->name}};
+                                      .isa = (char *)o->table->name,
+                                      .epoch = worker_epochs_latest(s->epochs)}};
     net_proof_make(msg.hello.proof, o->token.secret, o->own.public_key);
-    tell(s, &msg);
-}
-
-static void tell_ready(struct session *s)
-{
-    const struct worker_slice *slice = worker_loader_slice(s->loader);
-    set_state(s, STATE_READY);
-    struct proto_msg msg = {.kind = PROTO_MSG_READY,
-                            .ready = {.epoch = load_of(s)->epoch,
-                                      .weight_bytes = slice->weight_bytes,
-                                      .kv_limit_bytes = slice->kv_limit_bytes,
-                                      .scratch_bytes = slice->scratch_bytes}};
     tell(s, &msg);
 }
 
@@ -160,15 +94,12 @@ static uint64_t resident_bytes(void)
 
 static void tell_pong(struct session *s, const struct proto_ping *ping, uint64_t now_ns)
 {
-    const struct worker_slice *slice = worker_loader_slice(s->loader);
-    uint64_t steps = worker_expert_server_steps(s->experts);
-    if (s->state == STATE_READY && slice && slice->exec)
-        steps += worker_exec_steps(slice->exec);
     struct proto_msg msg = {.kind = PROTO_MSG_PONG,
                             .pong = {.ping_sent_ns = ping->sent_ns,
                                      .received_ns = now_ns,
-                                     .steps = steps,
-                                     .rss_bytes = resident_bytes()}};
+                                     .steps = worker_epochs_steps(s->epochs),
+                                     .rss_bytes = resident_bytes(),
+                                     .computing = worker_epochs_computing(s->epochs)}};
     msg.pong.sent_ns = net_now_ns();
     tell(s, &msg);
 }
@@ -184,12 +115,26 @@ static void stamp_sent(struct proto_stage_time *times, uint32_t n)
 static void send_to_next(struct session *s, struct worker_output *output)
 {
     struct proto_error error;
+    uint64_t epoch = output->msg.batch.epoch, batch = output->msg.batch.batch;
     stamp_sent(output->msg.batch.times, output->msg.batch.n_times);
-    enum proto_status status =
-        s->next ? net_link_send(s->next, 0, &output->msg, &output->payload, &error)
-                : proto_fail(&error, PROTO_LOST, "there is no next worker");
-    if (status != PROTO_OK)
-        tell_failed(s, output->msg.batch.batch, &error);
+    enum proto_status status = worker_epochs_pass_on(s->epochs, output, &error);
+    struct proto_msg msg = {
+        .kind = PROTO_MSG_FAILED,
+        .failed = {.epoch = epoch, .batch = batch, .status = status, .text = error.text}};
+    if (status != PROTO_OK && status != PROTO_NOTFOUND)
+        tell(s, &msg);
+}
+
+static void send_result(struct session *s, struct worker_output *output)
+{
+    struct proto_msg *msg = &output->msg;
+    struct proto_error error;
+    if (msg->result.epoch != worker_epochs_serving(s->epochs))
+        return;
+    stamp_sent(msg->result.times, msg->result.n_times);
+    if (net_link_send(s->coordinator, 0, msg, &output->payload, &error) != PROTO_OK)
+        proto_log(PROTO_LOG_WARN, "WORKER-RESULT-LOST", "batch=%llu error=\"%s\"",
+                  (unsigned long long)msg->result.batch, error.text);
 }
 
 /* On the loop's thread. Outputs of an epoch that is over are dropped. */
@@ -197,24 +142,14 @@ static void send_output(void *arg)
 {
     struct worker_output *output = arg;
     struct session *s = output->owner;
-    uint64_t epoch = load_of(s)->epoch;
-    struct proto_msg *msg = &output->msg;
-    if (s->closing) {
-        worker_output_destroy(output);
-        return;
-    }
-    if (msg->kind == PROTO_MSG_BATCH && msg->batch.epoch == epoch) {
+    if (s->closing)
+        ; /* freed below */
+    else if (output->msg.kind == PROTO_MSG_BATCH)
         send_to_next(s, output);
-    } else if (msg->kind == PROTO_MSG_RESULT && msg->result.epoch == epoch) {
-        struct proto_error error;
-        stamp_sent(msg->result.times, msg->result.n_times);
-        if (net_link_send(s->coordinator, 0, msg, &output->payload, &error) != PROTO_OK)
-            proto_log(PROTO_LOG_WARN, "WORKER-RESULT-LOST", "batch=%llu error=\"%s\"",
-                      (unsigned long long)msg->result.batch, error.text);
-    } else if (msg->kind == PROTO_MSG_FAILED || msg->kind == PROTO_MSG_MEASURED ||
-               msg->kind == PROTO_MSG_PROFILE) {
-        tell(s, msg);
-    }
+    else if (output->msg.kind == PROTO_MSG_RESULT)
+        send_result(s, output);
+    else
+        tell(s, &output->msg);
     worker_output_destroy(output);
 }
 
@@ -226,88 +161,7 @@ static void deliver_output(void *arg, struct worker_output *output)
         worker_output_destroy(output);
 }
 
-/* ---- loads ---- */
-
-static void fail_load(struct session *s, const struct proto_error *why)
-{
-    proto_log(PROTO_LOG_WARN, "WORKER-LOAD-FAILED", "epoch=%llu error=\"%s\"",
-              (unsigned long long)load_of(s)->epoch, why->text);
-    tell_failed(s, 0, why);
-    if (s->state != STATE_JOINING)
-        set_state(s, STATE_JOINED);
-}
-
-static void take_load(struct session *s, struct proto_msg *load, struct net_payload **card)
-{
-    net_link_destroy(s->next, 0);
-    s->next = NULL;
-    set_state(s, STATE_LOADING);
-    worker_loader_take(s->loader, load, card, s->deadline_ms);
-}
-
-static void on_linked(void *arg, net_peer from, const uint8_t *key, struct proto_msg *msg,
-                      struct net_payload **payload);
-static void on_next_bad(void *arg, net_peer from, const uint8_t *key,
-                        const struct proto_error *error);
-
-/* The slice is loaded: reach the next stage, or be ready. */
-static void link_up(struct session *s)
-{
-    const struct proto_load *load = load_of(s);
-    if (load->next_endpoint[0] == 0) {
-        tell_ready(s);
-        return;
-    }
-    struct proto_error error;
-    struct net_link_handler handler = {.on_message = on_linked, .on_bad = on_next_bad, .arg = s};
-    if (net_link_connect(&s->next, s->loop, load->next_endpoint, &s->options->own, load->next_key,
-                         &handler, &error) != PROTO_OK) {
-        fail_load(s, &error);
-        return;
-    }
-    set_state(s, STATE_LINKING);
-    s->link_since_ns = net_now_ns();
-    s->link_ns = 0;
-}
-
-/* Where the coordinator went away meanwhile, the slice stays for its return. */
-static void on_loaded(void *arg, enum proto_status status, const struct proto_error *error)
-{
-    struct session *s = arg;
-    if (s->state == STATE_LOADING && status == PROTO_OK)
-        link_up(s);
-    else if (s->state == STATE_LOADING)
-        fail_load(s, error);
-}
-
 /* ---- messages ---- */
-
-/* A batch, from the coordinator (first stage) or from the stage before. */
-static void take_batch(struct session *s, struct proto_batch *batch, struct net_payload **payload,
-                       uint64_t now_ns)
-{
-    struct worker_slice *slice = worker_loader_slice(s->loader);
-    if (s->state != STATE_READY || !slice->exec || batch->epoch != load_of(s)->epoch) {
-        proto_log(PROTO_LOG_DEBUG, "WORKER-BATCH-STALE", "epoch=%llu batch=%llu",
-                  (unsigned long long)batch->epoch, (unsigned long long)batch->batch);
-        return;
-    }
-    struct proto_error error;
-    enum proto_status status = PROTO_OK;
-    uint64_t number = batch->batch, rows = proto_batch_rows(batch);
-    const struct shard_program *program = slice->program;
-    size_t row_bytes =
-        program->embed ? 4 : shard_row_floats(program->model, program->layer_first) * sizeof(float);
-    size_t found = *payload ? net_payload_len(*payload) : 0;
-    if (found != rows * row_bytes)
-        status = proto_fail(&error, PROTO_FORMAT,
-                            "batch %llu: expected %llu rows of %zu bytes, found %zu bytes",
-                            (unsigned long long)number, (unsigned long long)rows, row_bytes, found);
-    else
-        status = worker_compute_batch(s->compute, slice, batch, payload, now_ns, &error);
-    if (status != PROTO_OK)
-        tell_failed(s, number, &error);
-}
 
 /* The coordinator may be there again soon: the goodbye lets it know that this worker starts over.
  */
@@ -315,21 +169,17 @@ static void lose_coordinator(struct session *s, const char *why)
 {
     proto_log(PROTO_LOG_WARN, "WORKER-COORDINATOR-LOST", "reason=\"%s\"", why);
     struct proto_msg msg = {.kind = PROTO_MSG_BYE};
-    struct proto_error error;
-    proto_fail(&error, PROTO_LOST, "the coordinator is gone: %s", why);
-    worker_loader_cancel(s->loader, &error);
-    /* A batch in work may be waiting for experts. */
-    worker_asker_cancel(s->asker);
+    worker_epochs_abandon(s->epochs);
     tell(s, &msg);
-    set_state(s, STATE_JOINING);
+    s->joined = false;
 }
 
 static void take_welcome(struct session *s, const struct proto_welcome *welcome)
 {
     struct proto_error error;
     s->deadline_ms = welcome->deadline_ms;
-    if (s->state == STATE_JOINING) {
-        set_state(s, STATE_JOINED);
+    if (!s->joined) {
+        s->joined = true;
         if (welcome->profile && worker_compute_profile(s->compute, &error) != PROTO_OK)
             proto_log(PROTO_LOG_WARN, "WORKER-PROFILE-FAILED", "error=\"%s\"", error.text);
         proto_log(PROTO_LOG_INFO, "WORKER-JOINED", "worker=%u coordinator=%s", welcome->worker,
@@ -349,37 +199,48 @@ static void take_measure(struct session *s, const struct proto_measure *measure)
 {
     struct proto_error error;
     if (worker_compute_measure(s->compute, measure->bytes, &error) != PROTO_OK)
-        tell_failed(s, 0, &error);
+        proto_log(PROTO_LOG_WARN, "WORKER-MEASURE-FAILED", "error=\"%s\"", error.text);
 }
 
 static void take_usage(struct session *s)
 {
-    const struct worker_slice *slice = worker_loader_slice(s->loader);
-    if (s->state != STATE_READY || !slice->exec)
-        return;
-    struct proto_msg msg = {
-        .kind = PROTO_MSG_USED,
-        .used = {.epoch = load_of(s)->epoch,
-                 .layer_first = slice->program->layer_first,
-                 .n_layers = slice->program->layer_end - slice->program->layer_first,
-                 .n_experts = slice->model->n_experts}};
-    size_t bytes = (size_t)msg.used.n_layers * msg.used.n_experts * sizeof(uint32_t);
-    uint32_t *counts = malloc(bytes + 1);
-    if (!counts)
-        return;
-    worker_exec_usage(slice->exec, counts);
-    struct net_payload *payload = net_payload_copy(counts, bytes);
-    free(counts);
+    struct proto_msg msg;
+    struct net_payload *payload;
+    worker_epochs_usage(s->epochs, &msg, &payload);
     if (payload)
         net_link_send(s->coordinator, 0, &msg, &payload, NULL);
 }
 
-static void take_goodbye(struct session *s)
+static void take_goodbye(struct session *s, const struct proto_bye *bye)
 {
-    if (s->options->local)
+    if (bye->drained)
+        proto_log(PROTO_LOG_INFO, "WORKER-DRAINED", "coordinator=%s", s->options->endpoint);
+    if (bye->drained || s->options->local)
         end_session(s, NULL);
     else
         lose_coordinator(s, "it said goodbye");
+}
+
+/* What only a worker that has joined takes. */
+static void on_joined(struct session *s, struct proto_msg *msg, struct net_payload **payload,
+                      uint64_t now_ns)
+{
+    if (msg->kind == PROTO_MSG_PING)
+        tell_pong(s, &msg->ping, now_ns);
+    else if (msg->kind == PROTO_MSG_LOAD && *payload)
+        worker_epochs_load(s->epochs, msg, payload, s->deadline_ms);
+    else if (msg->kind == PROTO_MSG_COMMIT)
+        worker_epochs_commit(s->epochs, &msg->commit);
+    else if (msg->kind == PROTO_MSG_RELEASE)
+        worker_epochs_release(s->epochs, &msg->release);
+    else if (msg->kind == PROTO_MSG_BATCH)
+        worker_epochs_batch(s->epochs, NULL, &msg->batch, payload, now_ns);
+    else if (msg->kind == PROTO_MSG_MEASURE)
+        take_measure(s, &msg->measure);
+    else if (msg->kind == PROTO_MSG_USAGE)
+        take_usage(s);
+    else if (msg->kind == PROTO_MSG_PROBE)
+        worker_prober_start(s->prober, &msg->probe);
 }
 
 static void on_coordinator(void *arg, net_peer from, const uint8_t *key, struct proto_msg *msg,
@@ -390,33 +251,22 @@ static void on_coordinator(void *arg, net_peer from, const uint8_t *key, struct 
     (void)from;
     (void)key;
     s->heard_ns = now_ns;
-    bool joined = s->state != STATE_JOINING;
     if (msg->kind == PROTO_MSG_WELCOME)
         take_welcome(s, &msg->welcome);
     else if (msg->kind == PROTO_MSG_REFUSE)
         take_refusal(s, &msg->refuse);
-    else if (msg->kind == PROTO_MSG_PING && joined)
-        tell_pong(s, &msg->ping, now_ns);
-    else if (msg->kind == PROTO_MSG_LOAD && joined && *payload)
-        take_load(s, msg, payload);
-    else if (msg->kind == PROTO_MSG_BATCH && load_of(s)->has_stage && load_of(s)->stage == 0)
-        take_batch(s, &msg->batch, payload, now_ns);
     else if (msg->kind == PROTO_MSG_HASHES)
-        worker_loader_hashes(s->loader, &msg->hashes, payload);
+        worker_epochs_hashes(s->epochs, &msg->hashes, payload);
     else if (msg->kind == PROTO_MSG_CHUNK)
-        worker_loader_chunk(s->loader, &msg->chunk, payload);
-    else if (msg->kind == PROTO_MSG_MEASURE && joined)
-        take_measure(s, &msg->measure);
-    else if (msg->kind == PROTO_MSG_USAGE)
-        take_usage(s);
-    else if (msg->kind == PROTO_MSG_PROBE && joined)
-        worker_prober_start(s->prober, &msg->probe);
+        worker_epochs_chunk(s->epochs, &msg->chunk, payload);
     else if (msg->kind == PROTO_MSG_ECHO)
         net_probe_answer(s->coordinator, 0, &msg->echo);
     else if (msg->kind == PROTO_MSG_ECHOED)
         worker_prober_echoed(s->prober, &msg->echoed);
     else if (msg->kind == PROTO_MSG_BYE)
-        take_goodbye(s);
+        take_goodbye(s, &msg->bye);
+    else if (s->joined)
+        on_joined(s, msg, payload, now_ns);
 }
 
 /* Another worker measures the link to this one; strangers have no proof and get no answer. The
@@ -426,7 +276,7 @@ static void take_echo(struct session *s, net_peer from, const uint8_t *key,
 {
     if (net_proof_ok(echo->proof, s->options->token.secret, key))
         net_probe_answer(s->listener, from, echo);
-    if (memcmp(key, load_of(s)->previous_key, PROTO_KEY_BYTES) != 0)
+    if (!worker_epochs_knows(s->epochs, key))
         net_link_forget(s->listener, from);
 }
 
@@ -435,34 +285,14 @@ static void on_previous(void *arg, net_peer from, const uint8_t *key, struct pro
                         struct net_payload **payload)
 {
     struct session *s = arg;
-    const struct proto_load *load = load_of(s);
-    if (msg->kind == PROTO_MSG_ECHO) {
+    if (msg->kind == PROTO_MSG_ECHO)
         take_echo(s, from, key, &msg->echo);
-        return;
-    }
-    if (!load->has_stage || load->stage == 0 ||
-        memcmp(key, load->previous_key, PROTO_KEY_BYTES) != 0) {
+    else if (!worker_epochs_knows(s->epochs, key))
         net_link_forget(s->listener, from);
-        return;
-    }
-    if (msg->kind == PROTO_MSG_LINK && msg->link.epoch == load->epoch) {
-        struct proto_msg answer = {.kind = PROTO_MSG_LINKED, .link = {.epoch = load->epoch}};
-        net_link_send(s->listener, from, &answer, NULL, NULL);
-    } else if (msg->kind == PROTO_MSG_BATCH) {
-        take_batch(s, &msg->batch, payload, net_now_ns());
-    }
-}
-
-static void on_linked(void *arg, net_peer from, const uint8_t *key, struct proto_msg *msg,
-                      struct net_payload **payload)
-{
-    struct session *s = arg;
-    (void)from;
-    (void)key;
-    (void)payload;
-    if (msg->kind == PROTO_MSG_LINKED && s->state == STATE_LINKING &&
-        msg->link.epoch == load_of(s)->epoch)
-        tell_ready(s);
+    else if (msg->kind == PROTO_MSG_LINK)
+        worker_epochs_link(s->epochs, from, key, msg->link.epoch);
+    else if (msg->kind == PROTO_MSG_BATCH)
+        worker_epochs_batch(s->epochs, key, &msg->batch, payload, net_now_ns());
 }
 
 static void on_coordinator_bad(void *arg, net_peer from, const uint8_t *key,
@@ -477,15 +307,6 @@ static void on_coordinator_bad(void *arg, net_peer from, const uint8_t *key,
                "of the same version?",
                s->options->endpoint, why->text);
     end_session(s, &error);
-}
-
-static void on_next_bad(void *arg, net_peer from, const uint8_t *key,
-                        const struct proto_error *error)
-{
-    (void)arg;
-    (void)from;
-    (void)key;
-    proto_log(PROTO_LOG_WARN, "WORKER-NEXT-BAD", "error=\"%s\"", error->text);
 }
 
 /* A stranger's or the previous stage's bytes made no sense: the link ignores it from now on, and
@@ -512,23 +333,6 @@ static void on_trouble(void *arg, const struct proto_error *why)
 
 /* ---- time ---- */
 
-static void link_again(struct session *s, uint64_t now_ns)
-{
-    if (now_ns - s->link_since_ns > LINK_DEADLINE_MS * 1000000ull) {
-        struct proto_error error;
-        proto_fail(
-            &error, PROTO_TIMEOUT,
-            "worker %s cannot reach the next worker at %s within %u s; is a firewall between "
-            "them?",
-            s->options->name, load_of(s)->next_endpoint, LINK_DEADLINE_MS / 1000);
-        fail_load(s, &error);
-    } else if (now_ns - s->link_ns > LINK_MS * 1000000ull) {
-        struct proto_msg msg = {.kind = PROTO_MSG_LINK, .link = {.epoch = load_of(s)->epoch}};
-        net_link_send(s->next, 0, &msg, NULL, NULL);
-        s->link_ns = now_ns;
-    }
-}
-
 static void join(struct session *s, uint64_t now_ns)
 {
     if (s->options->local && now_ns - s->heard_ns > s->deadline_ms * 3000000ull) {
@@ -548,12 +352,11 @@ static void on_tick(void *arg)
     uint64_t now_ns = net_now_ns();
     bool silent = now_ns - s->heard_ns > s->deadline_ms * 1000000ull;
     /* A child gets a signal when its parent dies; one that is silent was stopped by a person. */
-    if (s->state == STATE_JOINING)
+    if (!s->joined)
         join(s, now_ns);
     else if (silent && !s->options->local)
         lose_coordinator(s, "it has been silent for longer than the deadline");
-    else if (s->state == STATE_LINKING)
-        link_again(s, now_ns);
+    worker_epochs_tick(s->epochs, now_ns);
     worker_prober_tick(s->prober, now_ns);
 }
 
@@ -632,27 +435,27 @@ static enum proto_status open_compute(struct session *s, struct proto_error *err
     struct worker_compute_options compute = {.table = o->table,
                                              .threads = o->threads,
                                              .cache_dir = o->cache_dir,
-                                             .asker = s->asker,
                                              .deliver = deliver_output,
                                              .arg = s};
     return worker_compute_create(&s->compute, &compute, error);
 }
 
-static enum proto_status open_loader(struct session *s, struct proto_error *error)
+static enum proto_status open_epochs(struct session *s, struct proto_error *error)
 {
     const struct worker_session_options *o = s->options;
-    struct worker_loader_options loader = {.loop = s->loop,
+    struct worker_epochs_options epochs = {.loop = s->loop,
+                                           .own = &o->own,
+                                           .name = o->name,
                                            .compute = s->compute,
-                                           .asker = s->asker,
                                            .experts = s->experts,
+                                           .listener = s->listener,
                                            .table = o->table,
                                            .threads = o->threads,
                                            .cache_dir = o->cache_dir,
                                            .keep_packed = o->keep_packed,
                                            .tell = tell_of,
-                                           .done = on_loaded,
                                            .arg = s};
-    return worker_loader_create(&s->loader, &loader, error);
+    return worker_epochs_create(&s->epochs, &epochs, error);
 }
 
 static enum proto_status open_session(struct session *s, struct proto_error *error)
@@ -668,8 +471,7 @@ static enum proto_status open_session(struct session *s, struct proto_error *err
     if ((status = net_loop_create(&s->loop, error)) ||
         (status = net_loop_on_terminate(s->loop, on_terminate, s, error)) ||
         (status = open_listener(s, error)) || (status = open_experts(s, error)) ||
-        (status = worker_asker_create(&s->asker, s->loop, &o->own, error)) ||
-        (status = open_compute(s, error)) || (status = open_loader(s, error)) ||
+        (status = open_compute(s, error)) || (status = open_epochs(s, error)) ||
         (status = net_link_connect(&s->coordinator, s->loop, o->endpoint, &o->own,
                                    o->token.cluster_key, &handler, error)) ||
         (status = open_prober(s, error)) ||
@@ -678,22 +480,18 @@ static enum proto_status open_session(struct session *s, struct proto_error *err
     return PROTO_OK;
 }
 
-/* The batch being computed is waited for; a second Ctrl-C does not wait. The slice is freed after
- * the loop, when nothing is posted any more. */
+/* The batch being computed is waited for; a second Ctrl-C does not wait. */
 static void close_session(struct session *s)
 {
     s->closing = true;
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
-    worker_loader_stop(s->loader);
-    if (s->asker)
-        worker_asker_cancel(s->asker);
-    worker_expert_server_destroy(s->experts);
+    worker_epochs_stop(s->epochs);
     worker_compute_destroy(s->compute);
-    worker_asker_destroy(s->asker);
+    worker_epochs_close(s->epochs);
+    worker_expert_server_destroy(s->experts);
     net_timer_destroy(s->timer);
     worker_prober_destroy(s->prober);
-    net_link_destroy(s->next, 0);
     net_link_destroy(s->listener, 0);
     net_link_destroy(s->coordinator, 200);
 }
@@ -714,7 +512,7 @@ enum proto_status worker_session_run(const struct worker_session_options *option
     }
     close_session(s);
     net_loop_destroy(s->loop);
-    worker_loader_destroy(s->loader);
+    worker_epochs_destroy(s->epochs);
     free(s);
     return status;
 }

@@ -109,6 +109,24 @@ static enum proto_status load_both(struct worker_slice *slice,
     return status;
 }
 
+/* Weights of slices of the same model; `to` has room for two a slice. */
+static uint32_t list_loaded(const struct worker_slice *slice,
+                            const struct worker_slice_options *options, struct worker_loaded *to)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < options->n_before; i++) {
+        struct worker_slice *before = options->before[i];
+        if (before->synthetic != slice->synthetic || before->card_bytes != slice->card_bytes ||
+            memcmp(before->card, slice->card, slice->card_bytes) != 0)
+            continue;
+        if (before->program)
+            to[n++] = (struct worker_loaded){before->program, &before->weights};
+        if (before->host_program)
+            to[n++] = (struct worker_loaded){before->host_program, &before->host_weights};
+    }
+    return n;
+}
+
 static enum proto_status load_weights(struct worker_slice *slice, const struct proto_load *load,
                                       const struct worker_slice_options *options,
                                       struct proto_error *error)
@@ -117,6 +135,7 @@ static enum proto_status load_weights(struct worker_slice *slice, const struct p
     struct shard_store *store = NULL;
     struct kern_pool *pool = NULL;
     struct shard_synthetic *synthetic = NULL;
+    struct worker_loaded loaded[2 * WORKER_MAX_SLICES];
     enum proto_status status = open_synthetic(&synthetic, slice->gguf, load, error);
     if (status == PROTO_OK && !synthetic)
         status = open_local_copy(&file, slice->gguf, load, error);
@@ -125,7 +144,9 @@ static enum proto_status load_weights(struct worker_slice *slice, const struct p
     if (status == PROTO_OK)
         status = kern_pool_create(&pool, options->threads, error);
     if (status == PROTO_OK) {
-        struct worker_load_options how = {.pool = pool,
+        struct worker_load_options how = {.loaded = loaded,
+                                          .n_loaded = list_loaded(slice, options, loaded),
+                                          .pool = pool,
                                           .synthetic = synthetic,
                                           .file = file,
                                           .store = store,
@@ -294,36 +315,4 @@ void worker_slice_destroy(struct worker_slice *slice)
     free(slice->parts);
     free(slice->card);
     free(slice);
-}
-
-static bool same_parts(const struct worker_slice *slice, const struct proto_load *load)
-{
-    if (slice->load.n_parts != load->n_parts || slice->load.self != load->self)
-        return false;
-    for (uint32_t i = 0; i < load->n_parts; i++) {
-        struct shard_expert_part part = part_of(&load->parts[i]);
-        if (memcmp(&slice->parts[i], &part, sizeof part) != 0)
-            return false;
-    }
-    return true;
-}
-
-bool worker_slice_serves(const struct worker_slice *slice, const struct proto_load *load,
-                         const void *card, size_t card_bytes)
-{
-    const struct proto_load *have = &slice->load;
-    return have->has_stage == load->has_stage && have->layer_first == load->layer_first &&
-           have->layer_end == load->layer_end && have->embed == load->embed &&
-           have->head == load->head && have->kv_type == load->kv_type && have->ctx == load->ctx &&
-           have->max_seqs == load->max_seqs && have->max_rows == load->max_rows &&
-           have->inexact == load->inexact && same_parts(slice, load) &&
-           slice->synthetic == is_synthetic(load) && slice->card_bytes == card_bytes &&
-           memcmp(slice->card, card, card_bytes) == 0;
-}
-
-void worker_slice_renew(struct worker_slice *slice, uint64_t epoch)
-{
-    slice->load.epoch = epoch;
-    for (uint32_t seq = 0; slice->kv && seq < slice->load.max_seqs; seq++)
-        shard_kv_drop(slice->kv, seq);
 }

@@ -12,7 +12,7 @@
 #include "worker/load.h"
 
 struct worker_slice {
-    void *card; /* the model card's bytes, to tell whether a later load asks for the same slice */
+    void *card; /* the model card's bytes, to tell whether another slice is of the same model */
     size_t card_bytes;
     struct shard_gguf *gguf;
     struct shard_model *model;
@@ -30,7 +30,13 @@ struct worker_slice {
     uint64_t weight_bytes, kv_limit_bytes, scratch_bytes; /* of both */
 };
 
+#define WORKER_MAX_SLICES 4u /* at once: in force, the next, and those that a newer next replaces  \
+                              */
+
 struct worker_slice_options {
+    /* Slices from which weights may be shared; created and destroyed on the same thread. */
+    struct worker_slice *before[WORKER_MAX_SLICES];
+    uint32_t n_before;
     const struct kern_table *table;
     struct kern_pool *compute_pool; /* the executor's; borrowed for the slice's life */
     struct worker_remote remote;    /* reaches the experts that others hold */
@@ -50,12 +56,5 @@ enum proto_status worker_slice_create(struct worker_slice **out, const struct pr
                                       const struct worker_slice_options *options,
                                       struct proto_error *error);
 void worker_slice_destroy(struct worker_slice *slice);
-
-/* Whether the slice is what this load asks for (epoch and neighbours aside). */
-bool worker_slice_serves(const struct worker_slice *slice, const struct proto_load *load,
-                         const void *card, size_t card_bytes);
-
-/* Takes the slice into a new epoch: forgets every sequence. */
-void worker_slice_renew(struct worker_slice *slice, uint64_t epoch);
 
 #endif

@@ -488,3 +488,17 @@ enum proto_status api_client_bench(struct api_client *client,
     json_decref(answer);
     return status;
 }
+
+enum proto_status api_client_drain(struct api_client *client, const char *worker,
+                                   struct proto_error *error)
+{
+    json_t *answer = NULL;
+    json_t *body = json_pack("{s:s}", "worker", worker);
+    if (!body)
+        return proto_fail(error, PROTO_INVALID, "the worker's name is no UTF-8");
+    enum proto_status status =
+        api__exchange_json(client, "/caravan/v1/cluster/drain", body, JSON_QUIET_S, &answer, error);
+    json_decref(body);
+    json_decref(answer);
+    return status;
+}

@@ -81,6 +81,10 @@ enum proto_status api_client_bench(struct api_client *client,
                                    const struct coord_bench_params *params, bool as_json,
                                    char **text, struct proto_error *error);
 
+/* Begins to take a worker out of the cluster; its state in the status says how far it is. */
+enum proto_status api_client_drain(struct api_client *client, const char *worker,
+                                   struct proto_error *error);
+
 /* special: control tokens spelled in the text become their ids; bos: BOS in front where the
  * vocabulary asks for it. *ids is malloc'ed, the caller's. */
 enum proto_status api_client_tokenize(struct api_client *client, const char *text, size_t len,

@@ -104,5 +104,6 @@ enum MHD_Result api__tokenize(struct api__request *r);
 enum MHD_Result api__detokenize(struct api__request *r);
 enum MHD_Result api__logits(struct api__request *r);
 enum MHD_Result api__bench(struct api__request *r);
+enum MHD_Result api__drain(struct api__request *r);
 
 #endif

@@ -11,7 +11,7 @@
 
 static bool is_here(const struct coord_worker_status *w)
 {
-    return strcmp(w->state, "lost") != 0;
+    return strcmp(w->state, "lost") != 0 && strcmp(w->state, "left") != 0;
 }
 
 /* A pool of one thread wakes nobody, so the time says nothing. */

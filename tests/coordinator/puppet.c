@@ -40,6 +40,15 @@ static void say_ready(struct puppet *puppet)
     puppet_send(puppet, &msg, NULL, 0);
 }
 
+/* It has nothing of any sequence. */
+static void say_committed(struct puppet *puppet, const struct proto_commit *commit)
+{
+    struct proto_msg msg = {.kind = PROTO_MSG_COMMITTED, .commit = *commit};
+    for (uint32_t i = 0; i < commit->n_held; i++)
+        commit->held[i].pos = 0;
+    puppet_send(puppet, &msg, NULL, 0);
+}
+
 static void say_pong(struct puppet *puppet, const struct proto_ping *ping)
 {
     uint64_t now_ns = net_now_ns();
@@ -75,6 +84,8 @@ static void on_message(void *arg, net_peer from, const uint8_t key[PROTO_KEY_BYT
         say_failed(puppet);
     else if (msg->kind == PROTO_MSG_LOAD)
         say_ready(puppet);
+    else if (msg->kind == PROTO_MSG_COMMIT)
+        say_committed(puppet, &msg->commit);
     else if (msg->kind == PROTO_MSG_BATCH && puppet->options.on_batch)
         puppet->options.on_batch(puppet, &msg->batch);
 }

@@ -31,7 +31,7 @@ struct puppet {
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    unsigned heard[32]; /* by kind; under the mutex */
+    unsigned heard[64]; /* by kind; under the mutex */
     char refusal[PROTO_ERROR_TEXT_BYTES];
     uint64_t epoch; /* of the last load */
 };

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define FIRST_KIND PROTO_MSG_HELLO
-#define LAST_KIND  PROTO_MSG_ECHOED
+#define LAST_KIND  PROTO_MSG_RELEASE
 
 static struct proto_range ranges[] = {{0, 0, 7, PROTO_WANT_LAST, 64},
                                       {4095, PROTO_MAX_CONTEXT - 1, 1, PROTO_WANT_ALL, 0},
@@ -22,6 +22,7 @@ static struct proto_host hosts[] = {{(char *)"tcp://[::1]:10", (char *)"w\xc3\xb
                                     {(char *)"", (char *)"other", {4, 5}}};
 static struct proto_part parts[] = {{0, 1, PROTO_MAX_LAYERS, 0, 64, 0, 2},
                                     {1, 4, 5, 1000, PROTO_MAX_EXPERTS, 63, PROTO_MAX_SLICES}};
+static struct proto_held held[] = {{0, 17}, {4095, PROTO_MAX_CONTEXT}, {9, 0}};
 static uint8_t askers[][PROTO_KEY_BYTES] = {{6}, {7, 8}, {9}};
 static char *files[] = {(char *)"/a/b.gguf", (char *)""};
 
@@ -37,6 +38,7 @@ static struct proto_msg sample(enum proto_kind kind)
                                          .expert_endpoint = (char *)"tcp://[::1]:10",
                                          .memory_bytes = 1ull << 40,
                                          .threads = 48,
+                                         .epoch = 1ull << 62,
                                          .isa = (char *)"avx512"};
         memset(msg.hello.proof, 0x5a, PROTO_KEY_BYTES);
         break;
@@ -50,7 +52,7 @@ static struct proto_msg sample(enum proto_kind kind)
         msg.ping.sent_ns = 0x0123456789abcdef;
         break;
     case PROTO_MSG_PONG:
-        msg.pong = (struct proto_pong){11, 12, 13, 14, 15};
+        msg.pong = (struct proto_pong){11, 12, 13, 14, 15, true};
         break;
     case PROTO_MSG_LOAD:
         msg.load = (struct proto_load){.epoch = 2,
@@ -113,6 +115,7 @@ static struct proto_msg sample(enum proto_kind kind)
         msg.result = (struct proto_result){5, 6, 202048, true, rows, 2, times, 2, host_times, 2};
         break;
     case PROTO_MSG_BYE:
+        msg.bye.drained = true;
         break;
     case PROTO_MSG_MEASURE:
         msg.measure.bytes = 1u << 30;
@@ -156,6 +159,13 @@ static struct proto_msg sample(enum proto_kind kind)
     case PROTO_MSG_USED:
         msg.used = (struct proto_used){17, 18, 19, PROTO_MAX_EXPERTS};
         break;
+    case PROTO_MSG_COMMIT:
+    case PROTO_MSG_COMMITTED:
+        msg.commit = (struct proto_commit){20, 21, held, 3};
+        break;
+    case PROTO_MSG_RELEASE:
+        msg.release = (struct proto_release){22, true};
+        break;
     }
     return msg;
 }
@@ -168,6 +178,7 @@ static void check_hello(const struct proto_hello *a, const struct proto_hello *b
     CU_ASSERT_STRING_EQUAL(a->endpoint, b->endpoint);
     CU_ASSERT_STRING_EQUAL(a->expert_endpoint, b->expert_endpoint);
     CU_ASSERT_EQUAL(a->memory_bytes, b->memory_bytes);
+    CU_ASSERT_EQUAL(a->epoch, b->epoch);
     CU_ASSERT_EQUAL(a->threads, b->threads);
     CU_ASSERT_STRING_EQUAL(a->isa, b->isa);
 }
@@ -271,6 +282,7 @@ static void check_plain(const struct proto_msg *a, const struct proto_msg *b)
         SAME(pong.sent_ns);
         SAME(pong.steps);
         SAME(pong.rss_bytes);
+        SAME(pong.computing);
         break;
     case PROTO_MSG_PROGRESS:
         SAME(progress.epoch);
@@ -337,6 +349,13 @@ static void check_plain(const struct proto_msg *a, const struct proto_msg *b)
         SAME(used.layer_first);
         SAME(used.n_layers);
         SAME(used.n_experts);
+        break;
+    case PROTO_MSG_BYE:
+        SAME(bye.drained);
+        break;
+    case PROTO_MSG_RELEASE:
+        SAME(release.epoch);
+        SAME(release.older);
         break;
     default:
         break;
@@ -556,6 +575,7 @@ static void test_limits(void)
     memset(large, 'x', sizeof large - 1);
     REFUSE(PROTO_MSG_HELLO, m.hello.name = large);
     REFUSE(PROTO_MSG_HELLO, m.hello.threads = 0);
+    REFUSE(PROTO_MSG_HELLO, m.hello.epoch++);
     REFUSE(PROTO_MSG_WELCOME, m.welcome.ping_ms = 0);
     REFUSE(PROTO_MSG_REFUSE, m.refuse.status = PROTO_OK);
     REFUSE(PROTO_MSG_FAILED, m.failed.status = (enum proto_status)99);
@@ -601,6 +621,11 @@ static void test_limits(void)
     REFUSE(PROTO_MSG_EXPERTS_DONE, m.experts_done.status = (enum proto_status)99);
     REFUSE(PROTO_MSG_USED, m.used.n_experts = PROTO_MAX_EXPERTS + 1);
     REFUSE(PROTO_MSG_USED, m.used.layer_first = PROTO_MAX_LAYERS - m.used.n_layers + 1);
+    struct proto_held one = {PROTO_MAX_SEQUENCES, 0};
+    REFUSE(PROTO_MSG_COMMIT, (m.commit.held = &one, m.commit.n_held = 1));
+    one = (struct proto_held){0, PROTO_MAX_CONTEXT + 1ull};
+    REFUSE(PROTO_MSG_COMMITTED, (m.commit.held = &one, m.commit.n_held = 1));
+    REFUSE(PROTO_MSG_COMMIT, m.commit.n_held = PROTO_MAX_SEQUENCES + 1);
     REFUSE((enum proto_kind)0, (void)0);
     REFUSE((enum proto_kind)(LAST_KIND + 1), (void)0);
 }
@@ -698,6 +723,9 @@ static void test_hand_made_frames(void)
     refuse_frame(load, at + 4, "number of parts");
     memcpy(load + at, asker, 4);
     refuse_frame(load, at + 4, "number of askers");
+    /* A commit with two sequences and one position. */
+    static const uint8_t half_held[] = {0xf2, 0x01, 7, 0x1a, 2, 0, 1, 0x22, 1, 5};
+    refuse_frame(half_held, sizeof half_held, "number of sequences");
     static const uint8_t unknown_status[] = {0x4a, 2, 0x18, 99};
     refuse_frame(unknown_status, sizeof unknown_status, "unknown status");
     static const uint8_t nan_rate[] = {0xa2, 0x01, 9, 0x09, 0, 0, 0, 0, 0, 0, 0xf8, 0x7f};

@@ -160,7 +160,8 @@ static enum proto_status compute_rows(struct worker_slice *slice, float *x, floa
     static const int32_t ids[N_ROWS] = {3, 100, 257, 42, 9};
     struct proto_range range = {.n = N_ROWS, .want = PROTO_WANT_ALL};
     struct worker_batch batch = {.ranges = &range, .n_ranges = 1, .ids = ids, .x = x};
-    worker_slice_renew(slice, slice->load.epoch);
+    for (uint32_t seq = 0; seq < slice->load.max_seqs; seq++)
+        shard_kv_drop(slice->kv, seq);
     return worker_exec_run(slice->exec, &batch, take_logits, logits, why);
 }
 
@@ -189,7 +190,7 @@ static struct worker_expert_server *serve(uint32_t i, struct worker_slice **slic
     *slice = slice_of(&load, NULL);
     CU_ASSERT_PTR_NULL((*slice)->exec);
     CU_ASSERT_PTR_NOT_NULL_FATAL((*slice)->host);
-    worker_expert_server_serve(server, (*slice)->host);
+    worker_expert_server_serve(server, load.epoch, (*slice)->host);
     host_list[i] = (struct proto_host){.endpoint = (char *)worker_expert_server_endpoint(server),
                                        .name = i ? "second" : "first"};
     memcpy(host_list[i].key, hosts[i].key.public_key, PROTO_KEY_BYTES);
@@ -258,7 +259,7 @@ static void test_same_bits(void)
     worker_asker_begin(asker);
     CU_ASSERT_EQUAL(compute(slice, found), PROTO_NOTFOUND);
     CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "\"second\", which holds experts 4-7 of layers 0-2"));
-    worker_expert_server_serve(servers[1], host_slices[1]->host);
+    worker_expert_server_serve(servers[1], load.epoch, host_slices[1]->host);
     worker_asker_begin(asker);
     CU_ASSERT_EQUAL(compute(slice, found), PROTO_OK);
     CU_ASSERT_EQUAL(memcmp(found, expected, sizeof found), 0);
@@ -306,7 +307,7 @@ static void start_both(uint32_t i, struct both *b)
         abort();
     b->slice = slice_of(&load, b->asker);
     CU_ASSERT(b->slice->exec && b->slice->host);
-    worker_expert_server_serve(b->server, b->slice->host);
+    worker_expert_server_serve(b->server, load.epoch, b->slice->host);
     b->x = rows_for(b->slice);
     host_list[i] = (struct proto_host){.endpoint = (char *)worker_expert_server_endpoint(b->server),
                                        .name = i ? "second" : "first"};

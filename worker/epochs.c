@@ -1,0 +1,556 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/epochs.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/log.h"
+#include "worker/loader.h"
+
+#define FETCH_DEADLINE_MS 60000u
+#define LINK_MS           200u
+#define LINK_DEADLINE_MS  10000u
+
+struct worker_epochs {
+    struct worker_epochs_options options;
+    struct worker_loader *loader;
+    struct worker_deployment *current, *next; /* serving; loading, linking or ready */
+    uint64_t latest;                          /* epoch that was to be loaded */
+};
+
+static uint64_t epoch_of(const struct worker_deployment *d)
+{
+    return d ? worker_deployment_load(d)->epoch : 0;
+}
+
+static struct worker_deployment *find(const struct worker_epochs *epochs, uint64_t epoch)
+{
+    if (epoch && epoch == epoch_of(epochs->current))
+        return epochs->current;
+    return epoch && epoch == epoch_of(epochs->next) ? epochs->next : NULL;
+}
+
+static void tell(void *arg, const struct proto_msg *msg)
+{
+    const struct worker_epochs *epochs = arg;
+    epochs->options.tell(epochs->options.arg, msg);
+}
+
+static void tell_failed(struct worker_epochs *epochs, uint64_t epoch, uint64_t batch,
+                        const struct proto_error *why)
+{
+    struct proto_msg msg = {
+        .kind = PROTO_MSG_FAILED,
+        .failed = {
+            .epoch = epoch, .batch = batch, .status = why->status, .text = (char *)why->text}};
+    tell(epochs, &msg);
+}
+
+/* ---- the end of a deployment ---- */
+
+/* What the computing thread does last about a deployment. */
+struct retirement {
+    struct worker_call call;
+    struct worker_epochs *epochs;
+    struct worker_deployment *d;
+};
+
+static void bury(struct worker_call *call, bool dropped)
+{
+    struct retirement *r = (struct retirement *)call;
+    (void)dropped;
+    worker_loader_dispose(r->epochs->loader, r->d);
+    free(r);
+}
+
+/* Takes no more batches, and waits for nothing any more. */
+static void put_out_of_use(struct worker_epochs *epochs, struct worker_deployment *d)
+{
+    struct proto_error over = {PROTO_CANCELLED, "the coordinator has a newer plan"};
+    bool loading = d->state == WORKER_LOADING;
+    worker_deployment_set(d, WORKER_RETIRED);
+    worker_deployment_cancel(d, &over);
+    /* While it is loading the slice is the loading thread's, and has no batches. */
+    worker_compute_forget(epochs->options.compute, loading ? NULL : d->slice);
+    net_link_destroy(d->next, 0);
+    d->next = NULL;
+    if (d->previous)
+        net_link_forget(epochs->options.listener, d->previous);
+}
+
+/* After the batch of it that may be in work. */
+static void retire(struct worker_epochs *epochs, struct worker_deployment **at)
+{
+    struct worker_deployment *d = *at;
+    if (!d)
+        return;
+    *at = NULL;
+    put_out_of_use(epochs, d);
+    struct retirement *r = calloc(1, sizeof *r);
+    if (r)
+        *r = (struct retirement){.call.fn = bury, .epochs = epochs, .d = d};
+    if (!r || worker_compute_call(epochs->options.compute, &r->call, NULL) != PROTO_OK) {
+        proto_log(PROTO_LOG_ERROR, "WORKER-SLICE-KEPT", "epoch=%llu why=\"out of memory\"",
+                  (unsigned long long)epoch_of(d));
+        free(r);
+    }
+}
+
+/* ---- loads ---- */
+
+static void fail_load(struct worker_epochs *epochs, const struct proto_error *why)
+{
+    uint64_t epoch = epoch_of(epochs->next);
+    proto_log(PROTO_LOG_WARN, "WORKER-LOAD-FAILED", "epoch=%llu error=\"%s\"",
+              (unsigned long long)epoch, why->text);
+    retire(epochs, &epochs->next);
+    tell_failed(epochs, epoch, 0, why);
+}
+
+void worker_epochs_load(struct worker_epochs *epochs, struct proto_msg *load,
+                        struct net_payload **card, uint32_t silence_ms)
+{
+    const struct worker_epochs_options *o = &epochs->options;
+    const struct worker_fetcher_options fetcher = {.epoch = load->load.epoch,
+                                                   .deadline_ms = FETCH_DEADLINE_MS,
+                                                   .send = worker_loader_send,
+                                                   .arg = epochs->loader};
+    struct worker_deployment *before[WORKER_MAX_SLICES], *replaced = epochs->next, *d = NULL;
+    uint32_t n_before = 0;
+    uint64_t epoch = load->load.epoch;
+    struct proto_error error;
+    if (epoch <= epochs->latest) {
+        proto_fail(&error, PROTO_INVALID, "epoch %llu is over here, the latest is %llu",
+                   (unsigned long long)epoch, (unsigned long long)epochs->latest);
+        tell_failed(epochs, epoch, 0, &error);
+        return;
+    }
+    epochs->latest = epoch;
+    enum proto_status status =
+        worker_deployment_create(&d, o->loop, o->own, load, card, &fetcher, &error);
+    if (status == PROTO_OK && epochs->current)
+        before[n_before++] = epochs->current;
+    if (status == PROTO_OK && replaced && replaced->state != WORKER_LOADING)
+        before[n_before++] = replaced;
+    if (status == PROTO_OK)
+        status = worker_loader_build(epochs->loader, d, before, n_before, silence_ms, &error);
+    retire(epochs, &epochs->next);
+    if (status == PROTO_OK) {
+        epochs->next = d;
+        return;
+    }
+    worker_deployment_destroy(d);
+    tell_failed(epochs, epoch, 0, &error);
+}
+
+void worker_epochs_hashes(struct worker_epochs *epochs, const struct proto_hashes *hashes,
+                          struct net_payload **payload)
+{
+    if (epochs->next)
+        worker_fetcher_hashes(epochs->next->fetcher, hashes, payload);
+}
+
+void worker_epochs_chunk(struct worker_epochs *epochs, const struct proto_chunk *chunk,
+                         struct net_payload **payload)
+{
+    if (epochs->next)
+        worker_fetcher_chunk(epochs->next->fetcher, chunk, payload);
+}
+
+static void tell_ready(struct worker_epochs *epochs)
+{
+    const struct worker_slice *slice = epochs->next->slice;
+    worker_deployment_set(epochs->next, WORKER_READY);
+    struct proto_msg msg = {.kind = PROTO_MSG_READY,
+                            .ready = {.epoch = epoch_of(epochs->next),
+                                      .weight_bytes = slice->weight_bytes,
+                                      .kv_limit_bytes = slice->kv_limit_bytes,
+                                      .scratch_bytes = slice->scratch_bytes}};
+    tell(epochs, &msg);
+}
+
+static void on_linked(void *arg, net_peer from, const uint8_t *key, struct proto_msg *msg,
+                      struct net_payload **payload)
+{
+    struct worker_deployment *d = arg;
+    struct worker_epochs *epochs = d->owner;
+    (void)from;
+    (void)key;
+    (void)payload;
+    if (msg->kind == PROTO_MSG_LINKED && d == epochs->next && d->state == WORKER_LINKING &&
+        msg->link.epoch == epoch_of(d))
+        tell_ready(epochs);
+}
+
+static void on_next_bad(void *arg, net_peer from, const uint8_t *key,
+                        const struct proto_error *error)
+{
+    (void)arg;
+    (void)from;
+    (void)key;
+    proto_log(PROTO_LOG_WARN, "WORKER-NEXT-BAD", "error=\"%s\"", error->text);
+}
+
+/* The slice is loaded: reach the next stage, or be ready. */
+static void link_up(struct worker_epochs *epochs)
+{
+    struct worker_deployment *d = epochs->next;
+    const struct proto_load *load = worker_deployment_load(d);
+    struct net_link_handler handler = {.on_message = on_linked, .on_bad = on_next_bad, .arg = d};
+    struct proto_error error;
+    if (load->next_endpoint[0] == 0) {
+        tell_ready(epochs);
+        return;
+    }
+    d->owner = epochs;
+    if (net_link_connect(&d->next, epochs->options.loop, load->next_endpoint, epochs->options.own,
+                         load->next_key, &handler, &error) != PROTO_OK) {
+        fail_load(epochs, &error);
+        return;
+    }
+    worker_deployment_set(d, WORKER_LINKING);
+    d->link_since_ns = net_now_ns();
+    d->link_ns = 0;
+}
+
+static void on_built(void *arg, uint64_t epoch, enum proto_status status,
+                     const struct proto_error *error)
+{
+    struct worker_epochs *epochs = arg;
+    if (!epochs->next || epoch_of(epochs->next) != epoch || epochs->next->state != WORKER_LOADING)
+        return;
+    if (status == PROTO_OK)
+        link_up(epochs);
+    else
+        fail_load(epochs, error);
+}
+
+static void link_again(struct worker_epochs *epochs, uint64_t now_ns)
+{
+    struct worker_deployment *d = epochs->next;
+    const struct proto_load *load = worker_deployment_load(d);
+    if (now_ns - d->link_since_ns > LINK_DEADLINE_MS * 1000000ull) {
+        struct proto_error error;
+        proto_fail(
+            &error, PROTO_TIMEOUT,
+            "worker %s cannot reach the next worker at %s within %u s; is a firewall between "
+            "them?",
+            epochs->options.name, load->next_endpoint, LINK_DEADLINE_MS / 1000);
+        fail_load(epochs, &error);
+    } else if (now_ns - d->link_ns > LINK_MS * 1000000ull) {
+        struct proto_msg msg = {.kind = PROTO_MSG_LINK, .link = {.epoch = load->epoch}};
+        net_link_send(d->next, 0, &msg, NULL, NULL);
+        d->link_ns = now_ns;
+    }
+}
+
+void worker_epochs_tick(struct worker_epochs *epochs, uint64_t now_ns)
+{
+    if (epochs->next && epochs->next->state == WORKER_LINKING)
+        link_again(epochs, now_ns);
+}
+
+/* ---- commits ---- */
+
+/* What the computing thread does about it: it owns the caches. */
+struct change {
+    struct worker_call call;
+    struct worker_epochs *epochs;
+    struct worker_slice *slice;
+    struct worker_deployment *old; /* to be disposed of, or NULL */
+    bool inherit;                  /* its caches */
+    struct proto_commit commit;
+};
+
+static bool is_held(const struct proto_commit *commit, uint32_t seq)
+{
+    for (uint32_t i = 0; i < commit->n_held; i++)
+        if (commit->held[i].seq == seq)
+            return true;
+    return false;
+}
+
+/* Forgets sequences that are over, and finds out how far the others can go on. */
+static void settle(struct shard_kv *kv, struct proto_commit *commit)
+{
+    uint32_t max = shard_kv_max_seqs(kv);
+    for (uint32_t seq = 0; seq < max; seq++)
+        if (!is_held(commit, seq))
+            shard_kv_drop(kv, seq);
+    for (uint32_t i = 0; i < commit->n_held; i++) {
+        struct proto_held *held = &commit->held[i];
+        held->pos = held->seq < max ? shard_kv_resume(kv, held->seq, held->pos) : 0;
+    }
+}
+
+static void tell_committed(struct change *change)
+{
+    struct worker_output *output = calloc(1, sizeof *output);
+    if (!output)
+        return; /* the coordinator's deadline says the rest */
+    output->msg.kind = PROTO_MSG_COMMITTED;
+    output->msg.commit = change->commit;
+    memset(&change->commit, 0, sizeof change->commit);
+    worker_compute_deliver(change->epochs->options.compute, output);
+}
+
+static void make_change(struct worker_call *call, bool dropped)
+{
+    struct change *change = (struct change *)call;
+    struct shard_kv *kv = change->slice->kv;
+    if (!dropped) {
+        if (kv && change->inherit && change->old->slice->kv)
+            shard_kv_take(kv, change->old->slice->kv);
+        if (kv)
+            settle(kv, &change->commit);
+        tell_committed(change);
+    }
+    if (change->old)
+        worker_loader_dispose(change->epochs->loader, change->old);
+    free(change->commit.held);
+    free(change);
+}
+
+static void begin_change(struct worker_epochs *epochs, struct change *change)
+{
+    struct worker_deployment *old = epochs->current;
+    uint64_t from = change->commit.from;
+    epochs->current = epochs->next;
+    epochs->next = NULL;
+    worker_deployment_set(epochs->current, WORKER_SERVING);
+    if (!old)
+        return;
+    put_out_of_use(epochs, old);
+    change->old = old;
+    change->inherit = from && from == epoch_of(old);
+}
+
+void worker_epochs_commit(struct worker_epochs *epochs, struct proto_commit *commit)
+{
+    struct proto_error error;
+    uint64_t epoch = commit->epoch;
+    struct worker_deployment *d = find(epochs, epoch);
+    struct change *change = NULL;
+    if (d && d->state != WORKER_READY && d->state != WORKER_SERVING)
+        d = NULL;
+    if (!d)
+        proto_fail(&error, PROTO_NOTFOUND, "there is no slice of epoch %llu here",
+                   (unsigned long long)epoch);
+    else if (!(change = calloc(1, sizeof *change)))
+        proto_fail_nomem(&error, sizeof *change, "a change of slices");
+    if (!change) {
+        free(commit->held);
+        memset(commit, 0, sizeof *commit);
+        tell_failed(epochs, epoch, 0, &error);
+        return;
+    }
+    *change = (struct change){
+        .call.fn = make_change, .epochs = epochs, .slice = d->slice, .commit = *commit};
+    memset(commit, 0, sizeof *commit);
+    if (d == epochs->next)
+        begin_change(epochs, change);
+    if (worker_compute_call(epochs->options.compute, &change->call, &error) != PROTO_OK) {
+        make_change(&change->call, true);
+        tell_failed(epochs, epoch, 0, &error);
+    }
+}
+
+static bool is_released(const struct worker_deployment *d, const struct proto_release *release)
+{
+    uint64_t epoch = epoch_of(d);
+    return d && (epoch == release->epoch || (release->older && epoch < release->epoch));
+}
+
+void worker_epochs_release(struct worker_epochs *epochs, const struct proto_release *release)
+{
+    if (is_released(epochs->current, release))
+        retire(epochs, &epochs->current);
+    if (is_released(epochs->next, release))
+        retire(epochs, &epochs->next);
+}
+
+void worker_epochs_abandon(struct worker_epochs *epochs)
+{
+    retire(epochs, &epochs->next);
+}
+
+/* ---- batches ---- */
+
+/* Whether the stage before it is who has this key; NULL: the coordinator. */
+static bool is_before(const struct worker_deployment *d, const uint8_t *key)
+{
+    const struct proto_load *load = worker_deployment_load(d);
+    if (!load->has_stage)
+        return false;
+    if (!key)
+        return load->stage == 0;
+    return load->stage > 0 && memcmp(key, load->previous_key, PROTO_KEY_BYTES) == 0;
+}
+
+bool worker_epochs_knows(const struct worker_epochs *epochs, const uint8_t *key)
+{
+    return (epochs->current && is_before(epochs->current, key)) ||
+           (epochs->next && is_before(epochs->next, key));
+}
+
+void worker_epochs_link(struct worker_epochs *epochs, net_peer from, const uint8_t *key,
+                        uint64_t epoch)
+{
+    struct worker_deployment *d = find(epochs, epoch);
+    struct proto_msg answer = {.kind = PROTO_MSG_LINKED, .link = {.epoch = epoch}};
+    if (!d || !is_before(d, key))
+        return;
+    d->previous = from;
+    net_link_send(epochs->options.listener, from, &answer, NULL, NULL);
+}
+
+void worker_epochs_batch(struct worker_epochs *epochs, const uint8_t *key,
+                         struct proto_batch *batch, struct net_payload **payload, uint64_t now_ns)
+{
+    struct worker_deployment *d = epochs->current;
+    if (!d || batch->epoch != epoch_of(d) || !is_before(d, key) || !d->slice->exec) {
+        proto_log(PROTO_LOG_DEBUG, "WORKER-BATCH-STALE", "epoch=%llu batch=%llu",
+                  (unsigned long long)batch->epoch, (unsigned long long)batch->batch);
+        return;
+    }
+    struct proto_error error;
+    enum proto_status status = PROTO_OK;
+    uint64_t number = batch->batch, rows = proto_batch_rows(batch);
+    const struct shard_program *program = d->slice->program;
+    size_t row_bytes =
+        program->embed ? 4 : shard_row_floats(program->model, program->layer_first) * sizeof(float);
+    size_t found = *payload ? net_payload_len(*payload) : 0;
+    if (found != rows * row_bytes)
+        status = proto_fail(&error, PROTO_FORMAT,
+                            "batch %llu: expected %llu rows of %zu bytes, found %zu bytes",
+                            (unsigned long long)number, (unsigned long long)rows, row_bytes, found);
+    else
+        status = worker_compute_batch(epochs->options.compute, d->slice, d->asker, batch, payload,
+                                      now_ns, &error);
+    if (status != PROTO_OK)
+        tell_failed(epochs, epoch_of(d), number, &error);
+}
+
+enum proto_status worker_epochs_pass_on(struct worker_epochs *epochs, struct worker_output *output,
+                                        struct proto_error *error)
+{
+    struct worker_deployment *d = epochs->current;
+    if (!d || output->msg.batch.epoch != epoch_of(d))
+        return proto_fail(error, PROTO_NOTFOUND, "its epoch is over");
+    if (!d->next)
+        return proto_fail(error, PROTO_LOST, "there is no next worker");
+    return net_link_send(d->next, 0, &output->msg, &output->payload, error);
+}
+
+void worker_epochs_usage(struct worker_epochs *epochs, struct proto_msg *msg,
+                         struct net_payload **payload)
+{
+    const struct worker_slice *slice = epochs->current ? epochs->current->slice : NULL;
+    *payload = NULL;
+    if (!slice || !slice->exec)
+        return;
+    *msg = (struct proto_msg){
+        .kind = PROTO_MSG_USED,
+        .used = {.epoch = epoch_of(epochs->current),
+                 .layer_first = slice->program->layer_first,
+                 .n_layers = slice->program->layer_end - slice->program->layer_first,
+                 .n_experts = slice->model->n_experts}};
+    size_t bytes = (size_t)msg->used.n_layers * msg->used.n_experts * sizeof(uint32_t);
+    uint32_t *counts = malloc(bytes + 1);
+    if (!counts)
+        return;
+    worker_exec_usage(slice->exec, counts);
+    *payload = net_payload_copy(counts, bytes);
+    free(counts);
+}
+
+uint64_t worker_epochs_latest(const struct worker_epochs *epochs)
+{
+    return epochs->latest;
+}
+
+/* ---- for pings ---- */
+
+uint64_t worker_epochs_serving(const struct worker_epochs *epochs)
+{
+    return epoch_of(epochs->current);
+}
+
+uint64_t worker_epochs_steps(const struct worker_epochs *epochs)
+{
+    const struct worker_slice *slice = epochs->current ? epochs->current->slice : NULL;
+    uint64_t steps = worker_expert_server_steps(epochs->options.experts);
+    return slice && slice->exec ? steps + worker_exec_steps(slice->exec) : steps;
+}
+
+bool worker_epochs_computing(const struct worker_epochs *epochs)
+{
+    return worker_compute_active(epochs->options.compute) ||
+           worker_expert_server_computing(epochs->options.experts);
+}
+
+/* ---- life ---- */
+
+enum proto_status worker_epochs_create(struct worker_epochs **out,
+                                       const struct worker_epochs_options *options,
+                                       struct proto_error *error)
+{
+    struct worker_epochs *epochs = calloc(1, sizeof *epochs);
+    if (!epochs)
+        return proto_fail_nomem(error, sizeof *epochs, "the slices");
+    epochs->options = *options;
+    const struct worker_loader_options loader = {.loop = options->loop,
+                                                 .compute = options->compute,
+                                                 .experts = options->experts,
+                                                 .table = options->table,
+                                                 .threads = options->threads,
+                                                 .cache_dir = options->cache_dir,
+                                                 .keep_packed = options->keep_packed,
+                                                 .tell = tell,
+                                                 .done = on_built,
+                                                 .arg = epochs};
+    enum proto_status status = worker_loader_create(&epochs->loader, &loader, error);
+    if (status != PROTO_OK) {
+        free(epochs);
+        return status;
+    }
+    *out = epochs;
+    return PROTO_OK;
+}
+
+void worker_epochs_stop(struct worker_epochs *epochs)
+{
+    struct proto_error over = {PROTO_CANCELLED, "the worker is stopping"};
+    if (!epochs)
+        return;
+    if (epochs->current)
+        worker_deployment_cancel(epochs->current, &over);
+    if (epochs->next)
+        worker_deployment_cancel(epochs->next, &over);
+    worker_loader_stop(epochs->loader);
+}
+
+static void close_one(struct worker_epochs *epochs, struct worker_deployment **at)
+{
+    if (!*at)
+        return;
+    net_link_destroy((*at)->next, 0);
+    worker_loader_dispose(epochs->loader, *at);
+    *at = NULL;
+}
+
+void worker_epochs_close(struct worker_epochs *epochs)
+{
+    if (!epochs)
+        return;
+    close_one(epochs, &epochs->next);
+    close_one(epochs, &epochs->current);
+}
+
+void worker_epochs_destroy(struct worker_epochs *epochs)
+{
+    if (!epochs)
+        return;
+    worker_loader_destroy(epochs->loader);
+    free(epochs);
+}
