@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "coordinator/commands.h"
 
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "coordinator/api/client.h"
 #include "coordinator/options.h"
 #include "coordinator/plan/cluster_file.h"
 #include "coordinator/plan/fits.h"
@@ -15,7 +18,8 @@
 /* What the command line says. */
 struct arguments {
     const char *model, *cluster, *aim, *split, *html;
-    bool list, simulate, json;
+    const char *server, *api_key;
+    bool list, simulate, json, apply;
     struct coord_plan_request request;
     struct plan_simulation simulation;
     float rate, zipf;
@@ -98,6 +102,40 @@ static enum proto_status plan_model(const struct arguments *a, const struct plan
     return status;
 }
 
+/* ---- a running cluster ---- */
+
+static enum proto_status write_page(const char *path, const char *page, struct proto_error *error)
+{
+    FILE *out = fopen(path, "w");
+    if (!out)
+        return proto_fail_errno(error, errno, "cannot create", path);
+    bool failed = fputs(page, out) == EOF;
+    failed |= fclose(out) != 0;
+    return failed ? proto_fail_errno(error, errno, "cannot write", path) : PROTO_OK;
+}
+
+static enum proto_status compare(const struct arguments *a, struct proto_error *error)
+{
+    struct api_client *client = NULL;
+    struct api_client_plan plan = {
+        .aim = a->aim, .apply = a->apply, .html = a->html != NULL, .as_json = a->json};
+    enum proto_status status = api_client_create(&client, a->server, a->api_key, error);
+    if (!status)
+        status = api_client_plan(client, &plan, error);
+    api_client_destroy(client);
+    if (!status && a->html)
+        status = write_page(a->html, plan.page, error);
+    if (!status)
+        fputs(plan.text, stdout);
+    if (!status && a->apply)
+        fputs(plan.applied ? "the best plan is being put in force\n"
+                           : "nothing is changed: no better plan was found\n",
+              stderr);
+    free(plan.text);
+    free(plan.page);
+    return status;
+}
+
 static enum proto_status run(struct arguments *a, struct proto_error *error)
 {
     struct plan_cluster *cluster;
@@ -106,6 +144,12 @@ static enum proto_status run(struct arguments *a, struct proto_error *error)
         return status;
     if (a->list)
         return coord_plan_list(stdout, error);
+    if (!a->model && !a->cluster && !a->simulate)
+        return compare(a, error);
+    if (a->server || a->apply)
+        return proto_fail(error, PROTO_INVALID,
+                          "--server and --apply are for a cluster that runs: leave out %s",
+                          a->model ? a->model : "--cluster");
     if (!a->model && (a->html || a->json || a->simulate))
         return proto_fail(error, PROTO_INVALID,
                           "--html, --json and --simulate are of the plan of a model: name it, as "
@@ -183,6 +227,8 @@ int command_plan(int argc, char **argv)
         {0, "seed", "S", "start of the random numbers (1)", COORD_OPTION_U64, &simulation->seed, 0,
          0, NULL},
         {0, "json", NULL, "print the plan as JSON", COORD_OPTION_FLAG, &a.json, 0, 0, NULL},
+        {0, "apply", NULL, "put the best plan in force in the running cluster", COORD_OPTION_FLAG,
+         &a.apply, 0, 0, NULL},
         {0, "list", NULL, "name the models that are known without a file", COORD_OPTION_FLAG,
          &a.list, 0, 0, NULL},
     };
@@ -193,7 +239,9 @@ int command_plan(int argc, char **argv)
             "Shows how machines would share a model, how fast it would be and why. MODEL is\n"
             "a file, a known model and a quantisation such as maverick:Q4_K_M (--list), or\n"
             "a config.json and one: FOLDER/config.json:Q4_K_M. Without MODEL: which known\n"
-            "models the machines can run.",
+            "models the machines can run. Without --cluster too: the plan of a running\n"
+            "coordinator beside the best one.",
+        .groups = COORD_OPTIONS_SERVER,
         .options = options,
         .n_options = sizeof options / sizeof options[0],
         .max_positional = 1,
@@ -205,6 +253,8 @@ int command_plan(int argc, char **argv)
     if (rc >= 0)
         return rc;
     a.model = cli.positional[0];
+    a.server = cli.server;
+    a.api_key = cli.api_key;
     shape->ctx = ctx;
     simulation->arrivals_s = (double)a.rate;
     simulation->zipf = (double)a.zipf;

@@ -99,7 +99,6 @@ static enum proto_status serve(struct service *s, const struct coord_cli *cli,
         return status;
     engine_options.respawn = true;
     engine_options.progress = true;
-    engine_options.profile = true;
     status = coord_engine_create(&s->engine, &engine_options, &s->error);
     if (!status)
         status = api_server_start(&s->server, s->engine, options, &s->error);
@@ -137,6 +136,7 @@ int command_serve(int argc, char **argv)
     };
     struct coord_cli cli;
     coord_cli_default(&cli);
+    cli.profile = true;
     int rc = coord_cli_parse(&cli, &command, argc, argv);
     if (rc >= 0)
         return rc;

@@ -16,8 +16,11 @@ static void print_status(const struct coord_status *s)
     printf("requests: %u active of %u, %u waiting, %llu in all, %llu failed\n", s->active,
            s->max_active, s->waiting, (unsigned long long)s->requests,
            (unsigned long long)s->requests_failed);
-    printf("tokens: %llu of prompts, %llu generated\n\n", (unsigned long long)s->prompt_tokens,
+    printf("tokens: %llu of prompts, %llu generated\n", (unsigned long long)s->prompt_tokens,
            (unsigned long long)s->generated_tokens);
+    if (s->plan[0])
+        printf("plan: %s\n", s->plan);
+    putchar('\n');
     coord_status_table(stdout, s);
     if (s->usage)
         putchar('\n');

@@ -132,6 +132,8 @@ enum proto_status engine__prepare(struct coord_engine *e, struct coord_deploymen
     *d = NULL;
     proto_log(PROTO_LOG_INFO, "COORD-PREPARE", "epoch=%llu stages=%u hosts=%u",
               (unsigned long long)e->epoch, e->next->plan->n_stages, e->next->plan->n_hosts);
+    if (e->options.progress && e->next->plan->why[0])
+        fprintf(stderr, "plan: %s\n", e->next->plan->why);
     enum proto_status status = engine__assign(e, e->next, error);
     /* A load takes the place of one before it. */
     if (old)
@@ -253,6 +255,7 @@ static void take_over(struct coord_engine *e)
     e->stuck.status = PROTO_OK;
     e->settle_ns = 0;
     e->progressed_ns = net_now_ns();
+    e->speed = (struct coord_speed){0};
     proto_log(PROTO_LOG_INFO, "COORD-SERVING", "epoch=%llu stages=%u hosts=%u",
               (unsigned long long)e->current->epoch, e->current->plan->n_stages,
               e->current->plan->n_hosts);

@@ -156,5 +156,6 @@ struct shard_plan *engine__copy_plan(const struct shard_plan *plan, const bool *
         return NULL;
     }
     copy_kept(copy, plan, without);
+    memcpy(copy->why, plan->why, sizeof copy->why);
     return copy;
 }

@@ -20,6 +20,7 @@
 #include "proto/wire.h"
 #include "shard/model.h"
 #include "shard/plan.h"
+#include "shard/plan/search.h"
 
 struct coord_engine;
 struct coord_stream;
@@ -42,6 +43,8 @@ struct coord_engine_options {
     const char *layers;        /* "0-11,12-23" or NULL */
     enum shard_split_kind split; /* this and the following as in struct shard_plan_options */
     uint32_t stages, slices, replicas;
+    enum plan_aim aim;          /* of a plan that is searched */
+    uint32_t rebalance_percent; /* by which another plan must be faster to replace one in force */
     const char *listen;        /* endpoint for workers from elsewhere ("tcp://..."), or NULL */
     const struct net_cluster_keys *keys; /* NULL: made for this run */
     enum kern_kv kv;           /* F32 loses nothing; F16 takes half the memory, Q8_0 and Q4_0 less */
@@ -177,6 +180,12 @@ struct coord_link_status {
     double rtt_s, bytes_s;
 };
 
+/* Sums over the requests that were answered with the plan in force. */
+struct coord_speed {
+    uint64_t prompt_tokens, prompt_ns; /* until their first tokens */
+    uint64_t tokens, decode_ns;        /* after them */
+};
+
 struct coord_status {
     char model[128];
     uint64_t epoch;
@@ -188,6 +197,12 @@ struct coord_status {
     struct coord_worker_status *workers; /* stages first, in order */
     uint32_t n_links;
     struct coord_link_status *links; /* those that are known */
+    /* Experts elsewhere than with their stage; .worker: in workers. Of a worker's parts its
+     * expert_first and so on are from the least to the most. */
+    uint32_t n_parts;
+    struct shard_expert_part *parts;
+    struct coord_speed speed;
+    char plan[240]; /* why it is this plan, in a line; "": nothing is known */
     uint32_t active, waiting, max_active; /* requests */
     uint64_t requests, requests_failed, prompt_tokens, generated_tokens; /* since the start */
     /* How often each expert was chosen by a row since the start: n_layers x n_experts, zero for
@@ -211,6 +226,13 @@ enum proto_status coord_engine_drain(struct coord_engine *engine, const char *wo
  * up; options.profile was set. PROTO_TIMEOUT after deadline_s. */
 enum proto_status coord_engine_wait_survey(struct coord_engine *engine, uint32_t deadline_s,
                                            struct proto_error *error);
+
+/* Puts a plan in force; its workers are indices of `names`, which is of workers that are here. Takes
+ * the plan, also on failure. PROTO_LOST: one is not here any more; PROTO_BUSY: another plan is being
+ * put in force. */
+enum proto_status coord_engine_apply_plan(struct coord_engine *engine, struct shard_plan **plan,
+                                          const char *const *names, uint32_t n,
+                                          struct proto_error *error);
 
 /* Bytes a second that the first stage's worker reads from memory with its threads, measured now;
  * no request may be running. */

@@ -118,6 +118,23 @@ static void describe_workers(const struct coord_engine *e, struct coord_status *
             describe_worker(e, e->workers[i], &out->workers[out->n_workers++]);
 }
 
+/* Members come first in the status, in the plan's order. */
+static bool describe_parts(const struct coord_engine *e, struct coord_status *out)
+{
+    const struct coord_deployment *d = shown(e);
+    uint32_t n = d ? d->plan->n_parts : 0;
+    out->parts = calloc((size_t)n + 1, sizeof *out->parts);
+    if (!out->parts)
+        return false;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct coord_worker *w = d->workers[d->plan->parts[i].worker];
+        out->parts[i] = d->plan->parts[i];
+        out->parts[i].worker = (uint32_t)(engine__member(d, w) - d->members);
+    }
+    out->n_parts = n;
+    return true;
+}
+
 static void answer_status(void *arg)
 {
     struct question *q = arg;
@@ -144,7 +161,10 @@ static void answer_status(void *arg)
     if (!out->ready)
         engine__describe_missing(e, out->missing, sizeof out->missing);
     describe_workers(e, out);
-    if (!engine__describe_links(e, out)) {
+    out->speed = e->speed;
+    if (shown(e))
+        snprintf(out->plan, sizeof out->plan, "%s", shown(e)->plan->why);
+    if (!engine__describe_links(e, out) || !describe_parts(e, out)) {
         coord_status_finish(out);
         q->status = proto_fail_nomem(q->error, sizeof *out->links, "status");
         return;
@@ -173,6 +193,7 @@ void coord_status_finish(struct coord_status *status)
 {
     free(status->workers);
     free(status->links);
+    free(status->parts);
     free(status->usage);
     memset(status, 0, sizeof *status);
 }

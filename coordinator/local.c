@@ -47,15 +47,26 @@ static void on_exit_child(void *arg, int64_t code, int signal)
     }
 }
 
+/* This machine's address for workers from elsewhere, "HOST:0"; false: there are none, or the
+ * cluster's key does not say it. */
+static bool find_host(const struct coord_engine *e, char host[NET_ADDRESS_BYTES])
+{
+    const char *address = e->keys.address, *port = strrchr(address, ':');
+    if (!e->options.listen || !port)
+        return false;
+    return snprintf(host, NET_ADDRESS_BYTES, "%.*s:0", (int)(port - address), address) <
+           (int)NET_ADDRESS_BYTES;
+}
+
 static enum proto_status start_child(struct coord_child *child, struct proto_error *error)
 {
     struct coord_engine *e = child->engine;
-    char token[NET_TOKEN_TEXT_BYTES + 1], threads[16], memory[32];
+    char token[NET_TOKEN_TEXT_BYTES + 1], threads[16], memory[32], host[NET_ADDRESS_BYTES];
     net_token_format(&e->keys, token);
     strcat(token, "\n");
     snprintf(threads, sizeof threads, "%u", thread_share(e));
     snprintf(memory, sizeof memory, "%.6f", (double)child->memory_bytes / 1e9);
-    const char *argv[24] = {
+    const char *argv[32] = {
         e->worker_path, "--local", "--join",        net_link_endpoint(e->inner.link),
         "--token",      "-",       "--name",        child->name,
         "--threads",    threads,   "--memory",      memory,
@@ -68,6 +79,12 @@ static enum proto_status start_child(struct coord_child *child, struct proto_err
     if (e->cache_dir) {
         argv[n++] = "--cache-dir";
         argv[n++] = e->cache_dir;
+    }
+    if (find_host(e, host)) {
+        const char *const reachable[] = {"--listen", "*:0",         "--expert-listen",
+                                         "*:0",      "--advertise", host};
+        memcpy(argv + n, reachable, sizeof reachable);
+        n += sizeof reachable / sizeof reachable[0];
     }
     argv[n] = NULL;
     child->restart_ns = 0;

@@ -25,6 +25,7 @@ void coord_cli_default(struct coord_cli *cli)
         .exact = true,
         .deadline_s = 2.0f,
         .patience_s = 600,
+        .rebalance_gain = 10,
         .sampling = TEXT_SAMPLING_DEFAULT,
         .log_level = PROTO_LOG_WARN,
     };
@@ -60,6 +61,14 @@ static void add_cluster(struct table *t, struct coord_cli *cli)
         {0, "split", "HOW",
          "auto, layers, or experts: the first workers are stages, others hold experts (auto)",
          COORD_OPTION_SPLIT, &cli->split, 0, 0, NULL},
+        {0, "for", "AIM", "with --split auto: latency, throughput or balanced (latency)",
+         COORD_OPTION_AIM, &cli->aim, 0, 0, NULL},
+        {0, "profile", "on|off",
+         "measure machines and links, and plan by what they can do (on where that decides a plan)",
+         COORD_OPTION_SWITCH, &cli->profile, 0, 0, &cli->profile_given},
+        {0, "rebalance-gain", "PERCENT",
+         "by which another plan must be faster to take the place of one in force (10)",
+         COORD_OPTION_U32, &cli->rebalance_gain, 0, 10000, NULL},
         {0, "stages", "N", "with --split experts: workers that are stages (1)", COORD_OPTION_U32,
          &cli->stages, 1, PROTO_MAX_WORKERS, NULL},
         {0, "expert-slices", "N", "with --split experts: workers that share each expert (1)",
@@ -332,6 +341,16 @@ static bool read_split(const char *text, enum shard_split_kind *out)
     return found >= 0;
 }
 
+static bool read_aim(const char *text, enum plan_aim *out)
+{
+    static const char *const names[] = {
+        [PLAN_LATENCY] = "latency", [PLAN_THROUGHPUT] = "throughput", [PLAN_BALANCED] = "balanced"};
+    int found = find_word(text, names, sizeof names / sizeof *names);
+    if (found >= 0)
+        *out = (enum plan_aim)found;
+    return found >= 0;
+}
+
 static bool read_rebalance(const char *text, enum coord_rebalance *out)
 {
     static const char *const names[] = {[COORD_REBALANCE_AUTO] = "auto",
@@ -403,6 +422,10 @@ static int store(const struct table *t, const struct coord_option *o, const char
     case COORD_OPTION_SPLIT:
         if (!read_split(value, o->target))
             return usage(t, "%s %.100s: expected auto, layers or experts", shown, value);
+        break;
+    case COORD_OPTION_AIM:
+        if (!read_aim(value, o->target))
+            return usage(t, "%s %.100s: expected latency, throughput or balanced", shown, value);
         break;
     case COORD_OPTION_REBALANCE:
         if (!read_rebalance(value, o->target))
@@ -568,6 +591,13 @@ static enum proto_status check_split(const struct coord_cli *cli, struct proto_e
     return proto_fail(error, PROTO_INVALID, "--%s is for --split experts", name);
 }
 
+/* Whether a plan is to be searched for machines that nobody has measured. */
+static bool needs_profile(const struct coord_cli *cli)
+{
+    return cli->workers > 0 && !cli->profile_given && cli->split == SHARD_SPLIT_AUTO &&
+           !cli->layers;
+}
+
 enum proto_status coord_cli_engine(const struct coord_cli *cli,
                                    struct coord_engine_options *options,
                                    struct net_cluster_keys *keys, char listen[NET_ADDRESS_BYTES],
@@ -581,7 +611,9 @@ enum proto_status coord_cli_engine(const struct coord_cli *cli,
     *options = (struct coord_engine_options){
         .model_path = cli->model,
         .synthetic = cli->synthetic,
-        .profile = cli->profile,
+        .profile = cli->profile || needs_profile(cli),
+        .aim = cli->aim,
+        .rebalance_percent = cli->rebalance_gain,
         .local_workers = cli->workers > 0 && !cli->local_workers_given ? 0 : cli->local_workers,
         .workers = cli->workers,
         .threads = cli->threads,

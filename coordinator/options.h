@@ -22,6 +22,7 @@ enum coord_option_kind {
     COORD_OPTION_SWITCH,  /* bool: "on" or "off" */
     COORD_OPTION_KV,      /* enum kern_kv, by its name */
     COORD_OPTION_SPLIT,   /* enum shard_split_kind: "auto", "layers" or "experts" */
+    COORD_OPTION_AIM,     /* enum plan_aim: "latency", "throughput" or "balanced" */
     COORD_OPTION_REBALANCE, /* enum coord_rebalance: "auto", "ask" or "off" */
     COORD_OPTION_STEPS,   /* struct text_sampling: the order of samplers */
     COORD_OPTION_BIAS,    /* struct coord_option_biases: ID=BIAS; may be given often */
@@ -67,13 +68,16 @@ enum coord_option_group {
 struct coord_cli {
     const char *model;
     const char *synthetic; /* in place of a model's file; see struct coord_engine_options */
-    bool profile;          /* as there */
+    bool profile;          /* as there; also where a plan is searched, unless it says off */
+    bool profile_given;
     uint32_t local_workers, workers, threads, ctx, batch, parallel;
     bool local_workers_given;
     const char *isa, *layers, *worker_listen, *cluster_key, *cache_dir;
     enum kern_kv kv;
     enum shard_split_kind split;
     uint32_t stages, expert_slices, replicas; /* 0: not given */
+    enum plan_aim aim;
+    uint32_t rebalance_gain; /* percent */
     bool exact, keep_packed;
     float deadline_s;
     uint32_t patience_s;

@@ -155,19 +155,30 @@ struct coord_port {
 
 struct coord_supply;
 
-/* The measuring of links. */
-struct coord_survey {
+/* A link that is being measured. */
+struct coord_probe {
     bool active;
     uint32_t from, to; /* numbers of workers, or COORD_HERE */
     uint64_t number;   /* of the measurement */
     uint64_t since_ns;
-    uint64_t busy_ns; /* when something was computed last */
     struct net_probe probe; /* from here */
+};
+
+#define COORD_MAX_PROBES (PROTO_MAX_WORKERS / 2u)
+
+/* The measuring of links. */
+struct coord_survey {
+    struct coord_probe probes[COORD_MAX_PROBES];
+    uint64_t number;    /* of the last measurement */
+    uint64_t busy_ns; /* when something was computed last */
+    uint64_t awaits_ns; /* since when the first plan waits for it; 0: it does not */
+    bool decided;       /* the first plan was not, or is no longer, waited with */
 };
 
 struct coord_engine {
     struct coord_engine_options options;
-    char *model_path, *synthetic_shape, *worker_path, *layers, *isa, *cache_dir; /* copies of the options' */
+    char *model_path, *synthetic_shape, *worker_path, *layers, *isa,
+        *cache_dir;                    /* copies of the options' */
     struct shard_synthetic *synthetic; /* NULL: the model is a file */
     struct shard_gguf *gguf;           /* NULL: it is synthetic */
     struct shard_model *model;
@@ -212,6 +223,9 @@ struct coord_engine {
     uint32_t n_batches;
     uint64_t next_batch, progressed_ns;
     uint64_t requests, requests_failed, prompt_tokens, generated_tokens;
+    struct coord_speed speed;
+    uint64_t quiet_ns;     /* since when nothing was computed; replan.c */
+    uint64_t planned_with; /* what was known when a plan was looked for */
 
     double measured; /* bytes a second; < 0: being measured */
     bool stopping;
@@ -246,6 +260,8 @@ void engine__describe_missing(const struct coord_engine *e, char *text, size_t b
 /* Looks whether the workers that are here call for another plan, and begins on it. To be called
  * after anything that matters to that. */
 void engine__replan(struct coord_engine *e);
+/* Looks for a better plan when something that matters to it has changed, and nothing is computed. */
+void engine__rebalance_tick(struct coord_engine *e, uint64_t now_ns);
 /* While nothing serves: ends requests that have waited long enough. */
 void engine__check_patience(struct coord_engine *e, uint64_t now_ns);
 bool engine__out_of_patience(const struct coord_engine *e, uint64_t now_ns);
@@ -294,12 +310,25 @@ void engine__on_committed(struct coord_engine *e, struct coord_worker *w,
                           const struct proto_commit *commit);
 void engine__check_commit(struct coord_engine *e, uint64_t now_ns);
 
+
 /* choose.c */
+/* Whether the options leave the plan to a search. */
+bool engine__may_search(const struct coord_engine *e);
+/* Whether all workers that are here are on one computer: whoever starts several of them there wants
+ * all to work, so the plan is made by rule. */
+bool engine__one_computer(const struct coord_engine *e);
 /* The best plan for these workers, at most PROTO_MAX_WORKERS; its workers are their indices. The
  * caller destroys it. */
 enum proto_status engine__choose_plan(const struct coord_engine *e,
                                       struct coord_worker *const *workers, uint32_t n,
                                       struct shard_plan **out, struct proto_error *error);
+
+/* What a plan that engine__choose_plan made of these workers is predicted to gain over the one in
+ * force: 0.1 is 10% faster. */
+enum proto_status engine__plan_gain(const struct coord_engine *e,
+                                    struct coord_worker *const *workers,
+                                    const struct shard_plan *plan, double *gain,
+                                    struct proto_error *error);
 
 /* Whether a plan that engine__choose_plan made of these workers is so much better than the one in
  * force that it is worth the change. */
@@ -331,13 +360,17 @@ void engine__supply_fetch(struct coord_supply *supply, const struct coord_worker
 void engine__survey_tick(struct coord_engine *e, uint64_t now_ns);
 /* What was measured of a worker is another machine's. */
 void engine__survey_forget(struct coord_engine *e, struct coord_worker *w);
-void engine__on_profile(struct coord_worker *w, const struct proto_profile *profile);
+void engine__on_profile(struct coord_engine *e, struct coord_worker *w,
+                        const struct proto_profile *profile);
 void engine__on_probed(struct coord_engine *e, const struct coord_worker *w,
                        const struct proto_probed *probed);
 void engine__on_echoed(struct coord_engine *e, const struct coord_worker *w,
                        const struct proto_echoed *echoed);
-/* Fills out->links, after the workers. False on lack of memory. */
-bool engine__describe_links(struct coord_engine *e, struct coord_status *out);
+/* Whether the first plan is to wait: machines from elsewhere, or their links, are still being
+ * measured. When that is over engine__replan is called again. */
+bool engine__survey_awaited(struct coord_engine *e, uint64_t now_ns);
+/* Fills out->links between workers that the status has. False on lack of memory. */
+bool engine__describe_links(const struct coord_engine *e, struct coord_status *out);
 
 /* local.c */
 enum proto_status engine__start_children(struct coord_engine *e, struct proto_error *error);

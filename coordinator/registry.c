@@ -260,7 +260,7 @@ static void on_known(struct coord_engine *e, struct coord_worker *w, struct prot
     else if (msg->kind == PROTO_MSG_MEASURED)
         on_measured(e, &msg->measured);
     else if (msg->kind == PROTO_MSG_PROFILE)
-        engine__on_profile(w, &msg->profile);
+        engine__on_profile(e, w, &msg->profile);
     else if (msg->kind == PROTO_MSG_PROBED)
         engine__on_probed(e, w, &msg->probed);
     else if (msg->kind == PROTO_MSG_ECHO)
@@ -343,6 +343,8 @@ void engine__describe_missing(const struct coord_engine *e, char *text, size_t b
     text[0] = 0;
     if (!e->current && e->next)
         snprintf(text, bytes, "the model is being loaded");
+    else if (!e->current && e->survey.awaits_ns && !e->survey.decided)
+        snprintf(text, bytes, "the machines and their links are being measured");
     else if (!e->current && e->failure.status != PROTO_OK)
         snprintf(text, bytes, "%s", e->failure.text);
     else if (!e->current)

@@ -20,6 +20,7 @@
 #define SHUN_MS     60000u /* for which a worker that could not do its part is left out */
 #define RELINK_MS   60000u /* plans whose connections break after a longer time are not in a row */
 #define MAX_RELINKS 2u
+#define QUIET_NS    (2ull * 1000000000) /* without work before a better plan is looked for */
 
 static uint32_t expected(const struct coord_engine *e)
 {
@@ -226,7 +227,7 @@ static void plan_first(struct coord_engine *e)
     struct coord_worker *workers[PROTO_MAX_WORKERS];
     struct proto_error error;
     uint32_t n = gather(e, workers, true);
-    if (n == 0 || n < expected(e))
+    if (n == 0 || n < expected(e) || engine__survey_awaited(e, net_now_ns()))
         return;
     sort_children(workers, n);
     /* An earlier failure is over. */
@@ -485,4 +486,105 @@ void engine__check_patience(struct coord_engine *e, uint64_t now_ns)
     engine__describe_missing(e, missing, sizeof missing);
     proto_fail(&error, PROTO_LOST, "%s; the request cannot go on", missing);
     engine__fail_all(e, &error);
+}
+
+/* ---- a better plan, when more is known ---- */
+
+/* What a plan depends on, as a number that changes with it: who has measured what, and how many
+ * rows experts were chosen by, in powers of two. */
+static uint64_t known_so_far(const struct coord_engine *e)
+{
+    uint64_t known = 0, rows = 0;
+    size_t n = e->usage ? (size_t)e->model->n_layers * e->model->n_experts : 0;
+    for (uint32_t i = 0; i < e->n_workers; i++) {
+        const struct coord_worker *w = e->workers[i];
+        known = known * 31 + (engine__is_here(w) ? 1 + w->profiled : 0);
+        for (uint32_t k = 0; k <= PROTO_MAX_WORKERS; k++)
+            known += w->links[k].tried;
+        known += w->from_here.tried;
+    }
+    for (size_t i = 0; i < n; i++)
+        rows += e->usage[i];
+    for (; rows; rows /= 2)
+        known += 1u << 20;
+    return known;
+}
+
+void engine__rebalance_tick(struct coord_engine *e, uint64_t now_ns)
+{
+    struct coord_worker *workers[PROTO_MAX_WORKERS];
+    struct shard_plan *plan = NULL;
+    struct proto_error error;
+    if (e->options.rebalance != COORD_REBALANCE_AUTO || !engine__serving(e) || e->next ||
+        e->n_active || e->n_waiting || e->n_batches || !engine__may_search(e) ||
+        engine__one_computer(e)) {
+        e->quiet_ns = now_ns;
+        return;
+    }
+    pthread_mutex_lock(&e->mutex);
+    bool surveyed = e->surveyed;
+    pthread_mutex_unlock(&e->mutex);
+    uint64_t known = known_so_far(e);
+    if (!surveyed || now_ns - e->quiet_ns < QUIET_NS || known == e->planned_with)
+        return;
+    e->planned_with = known;
+    uint32_t n = gather(e, workers, false);
+    sort_children(workers, n);
+    if (engine__choose_plan(e, workers, n, &plan, &error) != PROTO_OK)
+        return;
+    if (!engine__worth_it(e, workers, plan))
+        shard_plan_destroy(plan);
+    else if (prepare_plan(e, &plan, workers, n, &error) != PROTO_OK)
+        proto_log(PROTO_LOG_WARN, "COORD-REBALANCE", "error=\"%s\"", error.text);
+}
+
+/* ---- a plan that a person chose ---- */
+
+struct question {
+    struct coord_engine *e;
+    struct shard_plan *plan;
+    const char *const *names;
+    uint32_t n;
+    enum proto_status status;
+    struct proto_error *error;
+};
+
+static struct coord_worker *find_worker(const struct coord_engine *e, const char *name)
+{
+    for (uint32_t i = 0; i < e->n_workers; i++)
+        if (engine__is_here(e->workers[i]) && strcmp(e->workers[i]->name, name) == 0)
+            return e->workers[i];
+    return NULL;
+}
+
+static void apply(void *arg)
+{
+    struct question *q = arg;
+    struct coord_worker *workers[PROTO_MAX_WORKERS];
+    for (uint32_t i = 0; i < q->n; i++) {
+        workers[i] = find_worker(q->e, q->names[i]);
+        if (workers[i])
+            continue;
+        q->status =
+            proto_fail(q->error, PROTO_LOST,
+                       "worker \"%s\" is not here any more; compare plans again", q->names[i]);
+        return;
+    }
+    if (q->e->next || !engine__serving(q->e))
+        q->status =
+            proto_fail(q->error, PROTO_BUSY, "another plan is being put in force; try again later");
+    else
+        q->status = prepare_plan(q->e, &q->plan, workers, q->n, q->error);
+}
+
+enum proto_status coord_engine_apply_plan(struct coord_engine *e, struct shard_plan **plan,
+                                          const char *const *names, uint32_t n,
+                                          struct proto_error *error)
+{
+    struct question q = {
+        .e = e, .plan = *plan, .names = names, .n = n, .status = PROTO_NOMEM, .error = error};
+    *plan = NULL;
+    engine__call(e, apply, &q);
+    shard_plan_destroy(q.plan);
+    return q.status;
 }

@@ -62,6 +62,16 @@ static void account_times(struct coord_engine *e, const struct coord_batch *batc
 
 /* ---- tokens ---- */
 
+static void count_speed(struct coord_speed *speed, const struct coord_event *done)
+{
+    if (!done->n_generated)
+        return;
+    speed->prompt_tokens += done->n_prompt;
+    speed->prompt_ns += done->prompt_ns;
+    speed->tokens += done->n_generated - 1;
+    speed->decode_ns += done->decode_ns;
+}
+
 static void finish_normally(struct coord_engine *e, struct coord_seq *seq, enum coord_finish finish)
 {
     uint64_t now_ns = net_now_ns();
@@ -75,6 +85,7 @@ static void finish_normally(struct coord_engine *e, struct coord_seq *seq, enum 
     } else {
         event.prompt_ns = later(now_ns, seq->first_batch_ns);
     }
+    count_speed(&e->speed, &event);
     engine__finish_seq(e, seq, &event);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/machine.h"
 
+#include <ctype.h>
 #include <limits.h>
 #include <sched.h>
 #include <stdbool.h>
@@ -69,6 +70,24 @@ uint64_t kern_machine_free_memory(void)
     if (f)
         fclose(f);
     return room < kib * 1024 ? room : kib * 1024;
+}
+
+/* The kernel makes up a UUID when it boots; its two halves are added. */
+uint64_t kern_machine_id(void)
+{
+    uint64_t halves[2] = {0};
+    unsigned digits = 0;
+    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "r");
+    for (int c; f && digits < 32 && (c = fgetc(f)) != EOF;) {
+        if (!isxdigit(c))
+            continue;
+        unsigned digit = isdigit(c) ? (unsigned)(c - '0') : (unsigned)(tolower(c) - 'a') + 10;
+        halves[digits / 16] = halves[digits / 16] << 4 | digit;
+        digits++;
+    }
+    if (f)
+        fclose(f);
+    return digits == 32 ? halves[0] + halves[1] : 0;
 }
 
 unsigned kern_machine_processors(void)

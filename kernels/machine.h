@@ -13,6 +13,10 @@ uint64_t kern_machine_free_memory(void);
  * UINT64_MAX where none has a limit. */
 uint64_t kern_machine_group_memory(const char *root, const char *group);
 
+/* Names the machine that this runs on: the same for all its processes, also those in containers,
+ * and another for each boot of any machine. 0: the kernel does not say. */
+uint64_t kern_machine_id(void);
+
 /* Processors that threads may run on, at least 1. */
 unsigned kern_machine_processors(void);
 

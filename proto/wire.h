@@ -217,6 +217,10 @@ struct proto_profile {
     double wake_s;       /* from handing a loop to sleeping threads until all have done it */
     double run_s;        /* the same while they still spin */
     double disk_bytes_s; /* read from the cache directory's disk; 0: could not be measured */
+    /* Of the whole machine, which other workers may share: workers that name the same one are on
+     * it. What it does with all its processors: reads, and products of 512 rows of types[0]. */
+    uint64_t machine;                           /* 0: not known */
+    double machine_read_bytes_s, machine_ops_s; /* 0: not measured */
     struct proto_type_rate types[PROTO_MAX_PROFILE_TYPES];
     uint32_t n_types;
 };

@@ -224,6 +224,8 @@ static enum proto_status check_profile(const struct check *c, const struct proto
     TRY(real(c, "wake_s", profile->wake_s, 0, MAX_SECONDS));
     TRY(real(c, "run_s", profile->run_s, 0, MAX_SECONDS));
     TRY(real(c, "disk_bytes_s", profile->disk_bytes_s, 0, MAX_RATE));
+    TRY(real(c, "machine_read_bytes_s", profile->machine_read_bytes_s, 0, MAX_RATE));
+    TRY(real(c, "machine_ops_s", profile->machine_ops_s, 0, MAX_RATE));
     TRY(number(c, "types", profile->n_types, 0, PROTO_MAX_PROFILE_TYPES));
     for (uint32_t i = 0; i < profile->n_types; i++) {
         TRY(number(c, "type", profile->types[i].type, 0, MAX_WEIGHT_TYPE));

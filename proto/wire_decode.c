@@ -342,6 +342,9 @@ static enum proto_status take_profile(struct proto_profile *out, const Wire__Pro
                                   .wake_s = profile->wake_s,
                                   .run_s = profile->run_s,
                                   .disk_bytes_s = profile->disk_bytes_s,
+                                  .machine = profile->machine,
+                                  .machine_read_bytes_s = profile->machine_read_bytes_s,
+                                  .machine_ops_s = profile->machine_ops_s,
                                   .n_types = (uint32_t)n};
     for (size_t i = 0; i < n; i++)
         out->types[i] = (struct proto_type_rate){.type = profile->type[i],

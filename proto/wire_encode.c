@@ -345,6 +345,9 @@ static enum proto_status fill_profile(Wire__Profile *out, const struct proto_pro
     out->wake_s = profile->wake_s;
     out->run_s = profile->run_s;
     out->disk_bytes_s = profile->disk_bytes_s;
+    out->machine = profile->machine;
+    out->machine_read_bytes_s = profile->machine_read_bytes_s;
+    out->machine_ops_s = profile->machine_ops_s;
     out->n_type = out->n_row_ops_s = out->n_rows_ops_s = n;
     out->type = types;
     out->row_ops_s = row;

@@ -139,8 +139,8 @@ static void convert_parts(struct shard_plan *plan, const struct plan_placement *
     }
 }
 
-static enum proto_status convert(struct shard_plan **out, const struct plan_placement *placement,
-                                 const struct plan_shape *shape, struct proto_error *error)
+enum proto_status shard_plan_from(struct shard_plan **out, const struct plan_placement *placement,
+                                  const struct plan_shape *shape, struct proto_error *error)
 {
     struct plan_parts parts;
     enum proto_status status = plan_parts_create(&parts, placement, shape, error);
@@ -203,7 +203,7 @@ static enum proto_status try_plan(const struct planner *p, struct shard_plan **o
     if (status == PROTO_OK)
         status = place(&placement, p, shape, &cluster);
     if (status == PROTO_OK)
-        status = convert(out, placement, shape, p->error);
+        status = shard_plan_from(out, placement, shape, p->error);
     plan_placement_destroy(placement);
     plan_shape_destroy(shape);
     free(cluster.machines);

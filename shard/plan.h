@@ -6,6 +6,7 @@
 #include "shard/experts.h"
 #include "shard/model.h"
 #include "kernels/table.h"
+#include "shard/plan/placement.h"
 
 struct shard_plan_worker {
     const char *name;      /* for error texts */
@@ -33,7 +34,8 @@ struct shard_plan {
     struct shard_plan_host *hosts;
     uint32_t n_parts;
     struct shard_expert_part
-        *parts; /* of the hosts; none: stages hold the experts of their layers */
+        *parts;    /* of the hosts; none: stages hold the experts of their layers */
+    char why[240]; /* in a line, for people; "": nothing is to be said */
 };
 
 enum shard_split_kind { SHARD_SPLIT_AUTO, SHARD_SPLIT_LAYERS, SHARD_SPLIT_EXPERTS };
@@ -63,6 +65,11 @@ enum proto_status shard_plan_create(struct shard_plan **out, const struct shard_
                                     const struct shard_plan_worker *workers, uint32_t n_workers,
                                     const struct shard_plan_options *options,
                                     struct proto_error *error);
+/* The same from a placement that was found otherwise, whose workers are CPUs of a cluster's
+ * machines: the plan's workers are the machines' numbers. */
+enum proto_status shard_plan_from(struct shard_plan **out, const struct plan_placement *placement,
+                                  const struct plan_shape *shape, struct proto_error *error);
+/* NULL is allowed. */
 void shard_plan_destroy(struct shard_plan *plan);
 
 #endif

@@ -226,6 +226,7 @@ static void run_profile(struct worker_compute *compute)
     const struct worker_profile_options options = {.pool = compute->pool,
                                                    .table = compute->options.table,
                                                    .cache_dir = compute->options.cache_dir,
+                                                   .machine = compute->options.machine,
                                                    .cancel = &compute->cancel};
     struct proto_error error = {0};
     struct worker_output *output = calloc(1, sizeof *output);

@@ -24,6 +24,7 @@ struct worker_compute_options {
     const struct kern_table *table;
     unsigned threads;
     const char *cache_dir; /* where the machine's profile is kept; NULL: the default */
+    uint64_t machine;      /* see struct worker_profile_options */
     /* Takes the output. Never blocks. */
     void (*deliver)(void *arg, struct worker_output *output);
     void *arg;

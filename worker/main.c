@@ -3,6 +3,7 @@
 #include "kernels/pool.h"
 #include "net/address.h"
 #include "proto/log.h"
+#include "shard/pieces.h"
 #include "worker/profile.h"
 #include "worker/session.h"
 
@@ -28,7 +29,7 @@ static const char usage[] =
     "  -t, --threads N      computing threads (default: the processors of this machine)\n"
     "  --memory GB          what may be used for weights and KV (default: 90% of what is free)\n"
     "  --listen HOST:PORT   where the worker before this one connects (default: any free port)\n"
-    "  --advertise HOST:PORT  the address that others reach --listen by\n"
+    "  --advertise HOST:PORT  the address that others reach --listen by (port 0: --listen's)\n"
     "  --expert-listen HOST:PORT  where stages ask for experts that this worker holds (default:\n"
     "                       any free port); others reach it by --advertise's host\n"
     "  --isa NAME           portable, avx2, avx512, amx, neon or i8mm (default: the best here)\n"
@@ -38,6 +39,7 @@ static const char usage[] =
     "  --keep-packed on|off  keep them as they are computed with, a second copy where this "
     "machine\n"
     "                       has the model file (default: on)\n"
+    "  --machine NAME       workers that say the same share one machine (default: found out)\n"
     "  --profile            measure this machine, print what it can do, and end\n"
     "  --log LEVEL          error, warn, info or debug (default: info)\n"
     "  --local              the coordinator is this program's parent: end with it\n"
@@ -45,7 +47,7 @@ static const char usage[] =
 
 struct arguments {
     const char *join, *token, *name, *listen, *advertise, *expert_listen, *isa, *key_file,
-        *cache_dir;
+        *cache_dir, *machine;
     unsigned long threads;
     double memory_gb;
     bool discard_packed, local, profile;
@@ -65,6 +67,7 @@ enum {
     OPT_KEEP_PACKED,
     OPT_LOG,
     OPT_LOCAL,
+    OPT_MACHINE,
     OPT_PROFILE,
     OPT_HELP
 };
@@ -84,6 +87,7 @@ static const struct option long_options[] = {
     {"keep-packed", required_argument, NULL, OPT_KEEP_PACKED},
     {"log", required_argument, NULL, OPT_LOG},
     {"local", no_argument, NULL, OPT_LOCAL},
+    {"machine", required_argument, NULL, OPT_MACHINE},
     {"profile", no_argument, NULL, OPT_PROFILE},
     {"help", no_argument, NULL, OPT_HELP},
     {NULL, 0, NULL, 0},
@@ -166,6 +170,9 @@ static bool take_option(struct arguments *args, int option)
         return take_keep_packed(args, optarg);
     case OPT_LOCAL:
         args->local = true;
+        return true;
+    case OPT_MACHINE:
+        args->machine = optarg;
         return true;
     case OPT_PROFILE:
         args->profile = true;
@@ -273,6 +280,18 @@ static unsigned thread_count(const struct arguments *args)
     return args->threads ? (unsigned)args->threads : kern_machine_processors();
 }
 
+/* The first bytes of the name's hash, or what the kernel says. */
+static uint64_t machine_id(const struct arguments *args)
+{
+    uint8_t hash[PROTO_HASH_BYTES];
+    uint64_t id;
+    if (!args->machine)
+        return kern_machine_id();
+    shard_hash(hash, args->machine, strlen(args->machine));
+    memcpy(&id, hash, sizeof id);
+    return id;
+}
+
 static enum proto_status make_options(const struct arguments *args,
                                       struct worker_session_options *options,
                                       struct proto_error *error)
@@ -292,6 +311,7 @@ static enum proto_status make_options(const struct arguments *args,
         .cache_dir = args->cache_dir,
         .keep_packed = !args->discard_packed,
         .threads = thread_count(args),
+        .machine = machine_id(args),
         .memory_bytes = args->memory_gb > 0 ? (uint64_t)(args->memory_gb * 1e9)
                                             : kern_machine_free_memory() / 10 * 9,
         .local = args->local};
@@ -304,7 +324,7 @@ static enum proto_status make_options(const struct arguments *args,
         (args->expert_listen &&
          (status = net_address_endpoint(args->expert_listen, true, expert_listen,
                                         sizeof expert_listen, error))) ||
-        (args->advertise && (status = net_address_endpoint(args->advertise, false, advertise,
+        (args->advertise && (status = net_address_endpoint(args->advertise, true, advertise,
                                                            sizeof advertise, error))))
         return status;
     return own_key(args, &options->own, error);
@@ -313,7 +333,8 @@ static enum proto_status make_options(const struct arguments *args,
 /* Measures, whether or not a profile is kept, and keeps what it finds. */
 static enum proto_status show_profile(const struct arguments *args, struct proto_error *error)
 {
-    struct worker_profile_options options = {.cache_dir = args->cache_dir, .anew = true};
+    struct worker_profile_options options = {
+        .cache_dir = args->cache_dir, .machine = machine_id(args), .anew = true};
     struct proto_profile profile;
     struct kern_pool *pool = NULL;
     enum proto_status status = choose_table(args, &options.table, error);

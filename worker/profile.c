@@ -130,6 +130,7 @@ enum proto_status worker_profile_get(struct proto_profile *out,
     }
     place_finish(&place);
     out->free_bytes = kern_machine_free_memory();
+    out->machine = options->machine;
     return status;
 }
 
@@ -147,6 +148,7 @@ void worker_profile_print(const struct proto_profile *profile, FILE *out)
 {
     print_line(out, "free memory", (double)profile->free_bytes / 1e9, "GB");
     print_line(out, "memory reads", profile->read_bytes_s / 1e9, "GB/s");
+    print_line(out, "of all processors", profile->machine_read_bytes_s / 1e9, "GB/s");
     print_line(out, "disk reads", profile->disk_bytes_s / 1e9, "GB/s");
     print_line(out, "attention", profile->float_ops_s / 1e9, "Gop/s");
     print_line(out, "waking the threads", profile->wake_s * 1e6, "us");

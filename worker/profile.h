@@ -21,6 +21,7 @@ struct worker_profile_options {
     struct kern_pool *pool; /* the threads that compute; nobody else uses it meanwhile */
     const struct kern_table *table;
     const char *cache_dir;     /* of the store; NULL: the default */
+    uint64_t machine;          /* that others may share, see struct proto_profile */
     bool anew;                 /* measure even where a profile is kept */
     const atomic_bool *cancel; /* set by another thread: PROTO_CANCELLED soon after; may be NULL */
 };

@@ -224,7 +224,8 @@ static enum proto_status measure_type(struct bench *b, enum kern_type type,
     return PROTO_OK;
 }
 
-static enum proto_status measure_products(struct proto_profile *out,
+/* Of the first n types. */
+static enum proto_status measure_products(struct proto_profile *out, size_t n,
                                           const struct worker_profile_options *options,
                                           struct proto_error *error)
 {
@@ -240,7 +241,7 @@ static enum proto_status measure_products(struct proto_profile *out,
     b.y = aligned_alloc(64, y_bytes);
     if (!b.weights || !b.x || !b.y)
         status = proto_fail_nomem(error, b.bytes + x_bytes + y_bytes, "measuring products");
-    for (size_t i = 0; i < sizeof types / sizeof types[0] && !status; i++)
+    for (size_t i = 0; i < n && !status; i++)
         status =
             cancelled(options) ? fail_cancelled(error) : measure_type(&b, types[i], out, error);
     free(b.weights);
@@ -373,6 +374,37 @@ static void raise_read_rate(struct proto_profile *out)
     }
 }
 
+/* ---- the machine ---- */
+
+/* What other workers of this machine may leave: what all processors do together. Those that this
+ * process may not run on are taken to be like the others. */
+static enum proto_status measure_machine(struct proto_profile *out,
+                                         const struct worker_profile_options *options,
+                                         struct proto_error *error)
+{
+    unsigned usable = kern_machine_processors();
+    double online = (double)sysconf(_SC_NPROCESSORS_ONLN);
+    struct worker_profile_options all = *options;
+    struct proto_profile machine = *out;
+    enum proto_status status = PROTO_OK;
+    if (kern_pool_threads(options->pool) < usable) {
+        machine.n_types = 0;
+        status = kern_pool_create(&all.pool, usable, error);
+        if (!status)
+            status = kern_read_bandwidth(all.pool, weights_bytes(), READ_ROUNDS,
+                                         &machine.read_bytes_s, error);
+        if (!status)
+            status = measure_products(&machine, 1, &all, error);
+        kern_pool_destroy(all.pool == options->pool ? NULL : all.pool);
+    }
+    if (status)
+        return status;
+    double more = fmax(online / usable, 1);
+    out->machine_read_bytes_s = more * fmax(machine.read_bytes_s, out->read_bytes_s);
+    out->machine_ops_s = more * fmax(machine.types[0].rows_ops_s, out->types[0].rows_ops_s);
+    return PROTO_OK;
+}
+
 enum proto_status worker__profile_compute(struct proto_profile *out,
                                           const struct worker_profile_options *options,
                                           struct proto_error *error)
@@ -385,7 +417,7 @@ enum proto_status worker__profile_compute(struct proto_profile *out,
         (status = measure_attention(out, options, error)))
         return status;
     measure_pool(out, options->pool);
-    status = measure_products(out, options, error);
+    status = measure_products(out, sizeof types / sizeof types[0], options, error);
     raise_read_rate(out);
-    return status;
+    return status ? status : measure_machine(out, options, error);
 }

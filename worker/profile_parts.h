@@ -5,7 +5,7 @@
 
 #include "worker/profile.h"
 
-/* Everything but free_bytes and disk_bytes_s. PROTO_CANCELLED, PROTO_NOMEM. */
+/* Everything but free_bytes, disk_bytes_s and machine. PROTO_CANCELLED, PROTO_NOMEM. */
 enum proto_status worker__profile_compute(struct proto_profile *out,
                                           const struct worker_profile_options *options,
                                           struct proto_error *error);

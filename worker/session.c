@@ -370,6 +370,18 @@ static void on_terminate(void *arg)
 
 /* ---- life ---- */
 
+/* `advertise` with the port that `bound` has, if its own is 0. */
+static void copy_advertised(char endpoint[NET_ADDRESS_BYTES], const char *advertise,
+                            const char *bound)
+{
+    const char *port = net_address_port(advertise);
+    if (strcmp(port, "0") == 0)
+        snprintf(endpoint, NET_ADDRESS_BYTES, "%.*s%.16s", (int)(port - advertise), advertise,
+                 net_address_port(bound));
+    else
+        snprintf(endpoint, NET_ADDRESS_BYTES, "%s", advertise);
+}
+
 /* Where the stage before may reach this worker. */
 static enum proto_status open_listener(struct session *s, struct proto_error *error)
 {
@@ -387,7 +399,7 @@ static enum proto_status open_listener(struct session *s, struct proto_error *er
         return status;
     const char *bound = net_link_endpoint(s->listener);
     if (o->advertise || strncmp(bound, "ipc://", 6) == 0) {
-        snprintf(s->endpoint, sizeof s->endpoint, "%s", o->advertise ? o->advertise : bound);
+        copy_advertised(s->endpoint, o->advertise ? o->advertise : bound, bound);
         return PROTO_OK;
     }
     status = net_address_towards(o->endpoint, host, sizeof host, error);
@@ -435,6 +447,7 @@ static enum proto_status open_compute(struct session *s, struct proto_error *err
     struct worker_compute_options compute = {.table = o->table,
                                              .threads = o->threads,
                                              .cache_dir = o->cache_dir,
+                                             .machine = o->machine,
                                              .deliver = deliver_output,
                                              .arg = s};
     return worker_compute_create(&s->compute, &compute, error);

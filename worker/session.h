@@ -19,13 +19,14 @@ struct worker_session_options {
     struct net_keypair own;
     const char *name;          /* shown to people */
     const char *listen;        /* endpoint for the stage before; NULL: chosen */
-    const char *advertise;     /* endpoint others use for it; NULL: found out */
+    const char *advertise;     /* endpoint others use for it, port 0: listen's; NULL: found out */
     const char *expert_listen; /* endpoint for stages that need experts; NULL: chosen */
     const char *cache_dir;     /* of the store; NULL: the default */
     bool keep_packed;          /* keep packed weights in it */
     const struct kern_table *table;
     unsigned threads;
     uint64_t memory_bytes;
+    uint64_t machine; /* see struct proto_profile */
     bool local; /* a child of the coordinator: ends with it */
 };
 

@@ -9,6 +9,7 @@
 #define LOGITS_QUIET_S 600u
 #define JSON_QUIET_S   30u
 #define BENCH_QUIET_S  3600u
+#define PLAN_QUIET_S   120u
 
 /* Status. */
 
@@ -56,6 +57,10 @@ static void read_profile(struct proto_profile *p, const json_t *json)
     p->wake_s = real(json, "wake_s");
     p->run_s = real(json, "run_s");
     p->disk_bytes_s = real(json, "disk_bytes_s");
+    const char *machine = json_string_value(json_object_get(json, "machine"));
+    p->machine = machine ? strtoull(machine, NULL, 16) : 0;
+    p->machine_read_bytes_s = real(json, "machine_read_bytes_s");
+    p->machine_ops_s = real(json, "machine_ops_s");
     for (size_t i = 0; i < json_array_size(types) && i < PROTO_MAX_PROFILE_TYPES; i++) {
         const json_t *rate = json_array_get(types, i);
         const char *name = json_string_value(json_object_get(rate, "type"));
@@ -203,6 +208,7 @@ static enum proto_status read_status(struct coord_status *s, const json_t *json,
         read_worker(&s->workers[i], json_array_get(workers, i));
     copy_text(s->model, sizeof s->model, json, "model");
     copy_text(s->missing, sizeof s->missing, json, "missing");
+    copy_text(s->plan, sizeof s->plan, json, "plan");
     s->epoch = number(json, "epoch");
     s->ready = truth(json, "ready");
     s->kv = read_kv(json_object_get(json, "kv"));
@@ -485,6 +491,34 @@ enum proto_status api_client_bench(struct api_client *client,
     else if (!(*text = as_json ? json_dumps(result, JSON_INDENT(2) | JSON_REAL_PRECISION(6))
                                : strdup(json_string_value(tables))))
         status = proto_fail_nomem(error, json_string_length(tables), "the measurement");
+    json_decref(answer);
+    return status;
+}
+
+enum proto_status api_client_plan(struct api_client *client, struct api_client_plan *plan,
+                                  struct proto_error *error)
+{
+    json_t *answer = NULL;
+    json_t *body = json_pack("{s:s, s:b, s:b}", "for", plan->aim, "apply", plan->apply, "html",
+                             plan->html);
+    plan->text = plan->page = NULL;
+    if (!body)
+        return proto_fail_nomem(error, sizeof *plan, "a question");
+    enum proto_status status =
+        api__exchange_json(client, "/caravan/v1/cluster/plan", body, PLAN_QUIET_S, &answer, error);
+    json_decref(body);
+    if (status)
+        return status;
+    const json_t *text = json_object_get(answer, "text"), *page = json_object_get(answer, "html");
+    const json_t *result = json_object_get(answer, "result");
+    plan->applied = truth(answer, "applied");
+    if (!json_is_string(text) || !json_is_object(result) || (plan->html && !json_is_string(page)))
+        status = api__answer_odd("is no comparison of plans", error);
+    else if (!(plan->text = plan->as_json
+                                ? json_dumps(result, JSON_INDENT(1) | JSON_REAL_PRECISION(9))
+                                : strdup(json_string_value(text))) ||
+             (plan->html && !(plan->page = strdup(json_string_value(page)))))
+        status = proto_fail_nomem(error, json_string_length(text), "the comparison");
     json_decref(answer);
     return status;
 }

@@ -22,7 +22,7 @@ enum proto_status api_client_create(struct api_client **out, const char *url, co
 /* NULL is allowed. */
 void api_client_destroy(struct api_client *client);
 
-/* Ended with coord_status_finish. */
+/* Ended with coord_status_finish; without parts. */
 enum proto_status api_client_status(struct api_client *client, struct coord_status *out,
                                     struct proto_error *error);
 /* The same as the coordinator's JSON; malloc'ed, the caller's. */
@@ -80,6 +80,19 @@ struct coord_bench_params;
 enum proto_status api_client_bench(struct api_client *client,
                                    const struct coord_bench_params *params, bool as_json,
                                    char **text, struct proto_error *error);
+
+/* The plan in force beside the best. */
+struct api_client_plan {
+    const char *aim; /* "latency", "throughput", "balanced" */
+    bool apply;      /* put the best in force */
+    bool html;       /* a page is wanted */
+    bool as_json;    /* text is to be JSON */
+    /* Answers; malloc'ed, the caller's. page: NULL if it was not wanted. */
+    char *text, *page;
+    bool applied; /* a better plan was found, and is being put in force */
+};
+enum proto_status api_client_plan(struct api_client *client, struct api_client_plan *plan,
+                                  struct proto_error *error);
 
 /* Begins to take a worker out of the cluster; its state in the status says how far it is. */
 enum proto_status api_client_drain(struct api_client *client, const char *worker,

@@ -30,6 +30,7 @@ struct api_server {
     int64_t started; /* Unix time */
     atomic_bool stopping;
     atomic_bool measuring; /* a bench is running */
+    atomic_bool planning;  /* plans are being compared */
     pthread_mutex_t mutex; /* of the two below */
     pthread_cond_t answered;
     unsigned n_requests; /* begun, not completed */
@@ -104,6 +105,7 @@ enum MHD_Result api__tokenize(struct api__request *r);
 enum MHD_Result api__detokenize(struct api__request *r);
 enum MHD_Result api__logits(struct api__request *r);
 enum MHD_Result api__bench(struct api__request *r);
+enum MHD_Result api__plan(struct api__request *r);
 enum MHD_Result api__drain(struct api__request *r);
 
 #endif

@@ -63,9 +63,13 @@ static json_t *profile_json(const struct proto_profile *p)
                                   json_pack("{s:s, s:f, s:f}", "type", type->name, "row_ops_s",
                                             rate->row_ops_s, "rows_ops_s", rate->rows_ops_s));
     }
-    return json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:o}", "free_bytes", (json_int_t)p->free_bytes,
-                     "read_bytes_s", p->read_bytes_s, "float_ops_s", p->float_ops_s, "wake_s",
-                     p->wake_s, "run_s", p->run_s, "disk_bytes_s", p->disk_bytes_s, "types", types);
+    char machine[17];
+    snprintf(machine, sizeof machine, "%016llx", (unsigned long long)p->machine);
+    return json_pack("{s:s, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:o}", "machine", machine,
+                     "machine_read_bytes_s", p->machine_read_bytes_s, "machine_ops_s",
+                     p->machine_ops_s, "free_bytes", (json_int_t)p->free_bytes, "read_bytes_s",
+                     p->read_bytes_s, "float_ops_s", p->float_ops_s, "wake_s", p->wake_s, "run_s",
+                     p->run_s, "disk_bytes_s", p->disk_bytes_s, "types", types);
 }
 
 /* What the worker holds for stages, and what they had of it; null: nothing. */
@@ -130,6 +134,22 @@ static json_t *links_json(const struct coord_status *s)
     return links;
 }
 
+/* Experts that are elsewhere than with their stage. */
+static json_t *parts_json(const struct coord_status *s)
+{
+    json_t *parts = json_array();
+    for (uint32_t i = 0; i < s->n_parts; i++) {
+        const struct shard_expert_part *p = &s->parts[i];
+        json_array_append_new(parts,
+                              json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i}", "worker",
+                                        s->workers[p->worker].name, "layer_first",
+                                        (int)p->layer_first, "layer_end", (int)p->layer_end,
+                                        "first", (int)p->expert_first, "end", (int)p->expert_end,
+                                        "slice", (int)p->slice, "n_slices", (int)p->n_slices));
+    }
+    return parts;
+}
+
 /* Rows that chose each expert, a list for each layer that has experts; null: the model is dense. */
 static json_t *usage_json(const struct coord_status *s)
 {
@@ -163,14 +183,15 @@ static json_t *status_json(const struct coord_status *s)
     }
     return json_pack(
         "{s:s, s:I, s:s, s:I, s:I, s:b, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, "
-        "s:o}",
+        "s:o, s:s, s:o}",
         "model", s->model, "epoch", (json_int_t)s->epoch, "kv", kern_kv_name(s->kv), "ctx",
         (json_int_t)s->ctx, "max_rows", (json_int_t)s->max_rows, "ready", s->ready, "exact",
         !s->inexact, "missing", s->missing, "active", (json_int_t)s->active, "waiting",
         (json_int_t)s->waiting, "max_active", (json_int_t)s->max_active, "requests",
         (json_int_t)s->requests, "requests_failed", (json_int_t)s->requests_failed, "prompt_tokens",
         (json_int_t)s->prompt_tokens, "generated_tokens", (json_int_t)s->generated_tokens,
-        "workers", workers, "links", links_json(s), "expert_usage", usage_json(s));
+        "workers", workers, "links", links_json(s), "expert_usage", usage_json(s), "plan", s->plan,
+        "parts", parts_json(s));
 }
 
 enum MHD_Result api__status(struct api__request *r)

@@ -43,6 +43,7 @@ static const struct api__route routes[] = {
     {"/caravan/v1/detokenize", POST, false, api__detokenize},
     {"/caravan/v1/logits", POST, false, api__logits},
     {"/caravan/v1/bench", POST, false, api__bench},
+    {"/caravan/v1/cluster/plan", POST, false, api__plan},
     {"/caravan/v1/cluster/drain", POST, false, api__drain},
 };
 

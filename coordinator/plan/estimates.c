@@ -100,8 +100,8 @@ static void add_link(struct coord_table *table, const char *key, double value)
     coord_table_cell(table, "machines between which no other is said, where link: does not say it");
 }
 
-enum proto_status coord_plan_print_estimates(const struct plan_cluster *cluster, FILE *out,
-                                             struct proto_error *error)
+enum proto_status coord_plan_print_estimates(const struct plan_cluster *cluster, const char *why,
+                                             FILE *out, struct proto_error *error)
 {
     static const char *const titles[] = {"<key", "value", "<of"};
     struct coord_table table;
@@ -118,7 +118,7 @@ enum proto_status coord_plan_print_estimates(const struct plan_cluster *cluster,
     }
     bool printed = true;
     if (coord_table_rows(&table)) {
-        fputs("\nestimated, since the cluster file does not say it:\n", out);
+        fprintf(out, "\nestimated, since %s:\n", why);
         printed = coord_table_print(&table, 2, out);
     }
     coord_table_finish(&table);

@@ -51,7 +51,7 @@ static void put_key(FILE *out, const char *const keys[][2], size_t n)
     fputs("</p>\n", out);
 }
 
-static void put_head(FILE *out, const struct coord_plan_view *view)
+void coord_plan_print_html_head(const struct coord_plan_view *view, FILE *out)
 {
     char file[16], memory[16], token[16];
     coord_format_bytes(view->source->file_bytes, file);
@@ -148,7 +148,7 @@ static void put_changes(FILE *out, const struct coord_plan_view *view)
     fputs("</table></div>\n", out);
 }
 
-static void put_page(FILE *out, const struct coord_plan_view *view)
+void coord_plan_print_html_plan(const struct coord_plan_view *view, FILE *out)
 {
     static const char *const memory[][2] = {
         {"weights", "weights"}, {"kv", "KV"}, {"scratch", "scratch"}};
@@ -156,7 +156,6 @@ static void put_page(FILE *out, const struct coord_plan_view *view)
                                           {"memory", "reading memory"},
                                           {"wire-time", "links"},
                                           {"wait", "waiting"}};
-    put_head(out, view);
     put_speeds(out, view);
     put_key(out, memory, sizeof memory / sizeof memory[0]);
     coord__svg_machines(out, view);
@@ -167,6 +166,10 @@ static void put_page(FILE *out, const struct coord_plan_view *view)
     put_placement(out, view);
     put_idle(out, view);
     put_changes(out, view);
+}
+
+void coord_plan_print_html_end(FILE *out)
+{
     fputs("</body>\n</html>\n", out);
 }
 
@@ -176,7 +179,9 @@ enum proto_status coord_plan_write_html(const struct coord_plan_view *view, cons
     FILE *out = fopen(path, "w");
     if (!out)
         return proto_fail_errno(error, errno, "cannot create", path);
-    put_page(out, view);
+    coord_plan_print_html_head(view, out);
+    coord_plan_print_html_plan(view, out);
+    coord_plan_print_html_end(out);
     bool failed = ferror(out);
     failed |= fclose(out) != 0;
     if (!failed)

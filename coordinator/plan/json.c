@@ -5,8 +5,6 @@
  */
 #include "coordinator/plan/json.h"
 
-#include <jansson.h>
-
 static json_t *make_budget(const struct plan_budget *b)
 {
     return json_pack("{s:f, s:f, s:f, s:f}", "compute_s", b->compute_s, "memory_s", b->memory_s,
@@ -127,15 +125,20 @@ static json_t *make_predicted(const struct coord_plan_view *view)
                      "wire_bytes", c->wire_bytes);
 }
 
+json_t *coord_plan_json(const struct coord_plan_view *view)
+{
+    const struct plan_shape_options *o = &view->shape->options;
+    return json_pack("{s:o, s:I, s:i, s:s, s:o, s:o, s:o, s:o, s:b}", "model", make_model(view),
+                     "ctx", (json_int_t)o->ctx, "sequences", o->max_seqs, "kv", kern_kv_name(o->kv),
+                     "workers", make_workers(view), "left_out", make_idle(view), "predicted",
+                     make_predicted(view), "changes", make_changes(view), "link_estimated",
+                     view->cluster->link_estimated);
+}
+
 enum proto_status coord_plan_print_json(const struct coord_plan_view *view, FILE *out,
                                         struct proto_error *error)
 {
-    const struct plan_shape_options *o = &view->shape->options;
-    json_t *json = json_pack("{s:o, s:I, s:i, s:s, s:o, s:o, s:o, s:o, s:b}", "model",
-                             make_model(view), "ctx", (json_int_t)o->ctx, "sequences", o->max_seqs,
-                             "kv", kern_kv_name(o->kv), "workers", make_workers(view), "left_out",
-                             make_idle(view), "predicted", make_predicted(view), "changes",
-                             make_changes(view), "link_estimated", view->cluster->link_estimated);
+    json_t *json = coord_plan_json(view);
     bool written = json && json_dumpf(json, out, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0;
     fputc('\n', out);
     json_decref(json);

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A running cluster as the planner sees it: a machine for each worker that is here, with what it
- * measured of itself and of the links. Workers of one machine stay apart, each with its share of
- * the memory and the whole machine's speed, as they measured it. What was not measured is
- * estimated (plan_cluster_complete), and said to be.
+ * measured of itself and of the links. Workers of one machine are machines of one computer. Where a
+ * worker cannot be reached by another, the link is so slow that no plan uses it. What was not
+ * measured is estimated (plan_cluster_complete), and said to be.
  */
 #ifndef COORDINATOR_PLAN_MEASURED_H
 #define COORDINATOR_PLAN_MEASURED_H
 
 #include "coordinator/engine.h"
 #include "shard/plan/cluster.h"
+
+/* Neither lost nor gone. */
+bool coord_worker_is_here(const struct coord_worker_status *worker);
 
 /* type_ops: the model's operations a row by weight type (plan_shape.type_ops), which the rates of
  * products are weighted with. *machines, where it is not NULL, gets for each worker of the status

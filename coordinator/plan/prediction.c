@@ -6,11 +6,6 @@
 
 #include "coordinator/plan/measured.h"
 
-static bool has_part(const struct coord_worker_status *w)
-{
-    return w->n_slices > 0;
-}
-
 static bool has_stage(const struct coord_worker_status *w)
 {
     return w->layer_end > 0;
@@ -27,47 +22,31 @@ static void add_stage(struct plan_placement *p, const struct coord_worker_status
                             .head = w->head};
 }
 
-static void add_part(struct plan_placement *p, const struct coord_worker_status *w,
-                     uint32_t machine)
-{
-    p->parts[p->n_parts++] =
-        (struct shard_expert_part){.worker = plan_placement_worker(p, machine, PLAN_CPU),
-                                   .layer_first = w->expert_layer_first,
-                                   .layer_end = w->expert_layer_end,
-                                   .expert_first = w->expert_first,
-                                   .expert_end = w->expert_end,
-                                   .slice = w->expert_slice,
-                                   .n_slices = w->n_slices};
-}
-
-/* As placements have them: by layer, expert, slice. */
-static int by_place(const void *a, const void *b)
-{
-    const struct shard_expert_part *x = a, *y = b;
-    if (x->layer_first != y->layer_first)
-        return x->layer_first < y->layer_first ? -1 : 1;
-    if (x->expert_first != y->expert_first)
-        return x->expert_first < y->expert_first ? -1 : 1;
-    return x->slice < y->slice ? -1 : x->slice > y->slice;
-}
-
 enum proto_status coord_placement_of(struct plan_placement **out, const struct coord_status *status,
                                      const uint32_t *machines, struct proto_error *error)
 {
     uint32_t n = status->n_workers;
-    enum proto_status result = plan_placement_create(out, n, n, n, error);
-    for (uint32_t i = 0; i < n && !result; i++) {
-        const struct coord_worker_status *w = &status->workers[i];
-        if (machines[i] == UINT32_MAX)
-            continue;
-        if (has_stage(w))
-            add_stage(*out, w, machines[i]);
-        if (has_part(w))
-            add_part(*out, w, machines[i]);
+    enum proto_status result = plan_placement_create(out, n, n, status->n_parts, error);
+    if (result)
+        return result;
+    for (uint32_t i = 0; i < n; i++)
+        if (machines[i] != UINT32_MAX && has_stage(&status->workers[i]))
+            add_stage(*out, &status->workers[i], machines[i]);
+    for (uint32_t i = 0; i < status->n_parts; i++) {
+        struct shard_expert_part part = status->parts[i];
+        part.worker = plan_placement_worker(*out, machines[part.worker], PLAN_CPU);
+        (*out)->parts[(*out)->n_parts++] = part;
     }
-    if (!result && (*out)->n_parts)
-        qsort((*out)->parts, (*out)->n_parts, sizeof *(*out)->parts, by_place);
-    return result;
+    plan_placement_trim(*out);
+    return PROTO_OK;
+}
+
+static bool is_host(const struct coord_status *status, uint32_t worker)
+{
+    for (uint32_t i = 0; i < status->n_parts; i++)
+        if (status->parts[i].worker == worker)
+            return true;
+    return false;
 }
 
 static bool all_profiled(const struct coord_status *status)
@@ -75,7 +54,7 @@ static bool all_profiled(const struct coord_status *status)
     bool any = false;
     for (uint32_t i = 0; i < status->n_workers; i++) {
         const struct coord_worker_status *w = &status->workers[i];
-        if (!has_stage(w) && !has_part(w))
+        if (!has_stage(w) && !is_host(status, i))
             continue;
         if (!w->profiled)
             return false;
@@ -134,7 +113,11 @@ enum proto_status coord_predict(struct coord_prediction *out, const struct coord
     enum proto_status result = plan_shape_create(&shape, model, &options, error);
     if (result)
         return result;
-    result = estimate(out, status, shape, load, error);
+    if (status->usage)
+        result =
+            plan_shape_popularity(shape, status->usage, status->n_layers, status->n_experts, error);
+    if (!result)
+        result = estimate(out, status, shape, load, error);
     plan_shape_destroy(shape);
     return result;
 }

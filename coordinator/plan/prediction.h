@@ -18,8 +18,8 @@ enum proto_status coord_predict(struct coord_prediction *out, const struct coord
                                 const struct shard_model *model, const struct plan_load *load,
                                 struct proto_error *error);
 
-/* The plan in force: a worker for each of the status that has layers or experts. A host's parts
- * count as one, as the status has them. The caller destroys it. */
+/* The plan in force: a worker for each of the status that has layers or experts. The caller
+ * destroys it. */
 enum proto_status coord_placement_of(struct plan_placement **out, const struct coord_status *status,
                                      const uint32_t *machines, struct proto_error *error);
 

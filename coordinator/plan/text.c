@@ -265,8 +265,8 @@ void coord_plan_print_changes(const struct coord_plan_view *view, FILE *out)
     }
 }
 
-enum proto_status coord_plan_print_answer(const struct coord_plan_view *view, FILE *out,
-                                          struct proto_error *error)
+enum proto_status coord_plan_print_plan(const struct coord_plan_view *view, FILE *out,
+                                        struct proto_error *error)
 {
     enum proto_status status = print_placement(view, out, error);
     if (status)
@@ -274,9 +274,18 @@ enum proto_status coord_plan_print_answer(const struct coord_plan_view *view, FI
     print_idle(view, out);
     print_drawing(view, out);
     status = print_budget(view, out, error);
+    if (!status)
+        print_speeds(view, out);
+    return status;
+}
+
+enum proto_status coord_plan_print_answer(const struct coord_plan_view *view, FILE *out,
+                                          struct proto_error *error)
+{
+    enum proto_status status = coord_plan_print_plan(view, out, error);
     if (status)
         return status;
-    print_speeds(view, out);
     coord_plan_print_changes(view, out);
-    return coord_plan_print_estimates(view->cluster, out, error);
+    return coord_plan_print_estimates(view->cluster, "the cluster file does not say it", out,
+                                      error);
 }

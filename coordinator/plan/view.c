@@ -21,7 +21,10 @@ static const char *const types[] = {"F16",    "Q8_0",   "Q6_K", "Q5_K_M",  "Q4_K
 #define N_TYPES (sizeof types / sizeof types[0])
 
 /* How wide the model's weights would be in each quantisation. */
-static enum proto_status measure_types(struct coord_plan_view *view, struct proto_error *error)
+enum proto_status coord_plan_types(struct plan_type *out, uint32_t *n,
+                                   const struct coord_source *source,
+                                   const struct plan_shape_options *options,
+                                   struct proto_error *error)
 {
     for (size_t i = 0; i < N_TYPES; i++) {
         struct shard_mixture mixture;
@@ -29,12 +32,12 @@ static enum proto_status measure_types(struct coord_plan_view *view, struct prot
         struct plan_shape *shape;
         enum proto_status status = shard_mixture_read(&mixture, types[i], error);
         if (!status)
-            status = coord_source_as(&other, view->source, &mixture, error);
+            status = coord_source_as(&other, source, &mixture, error);
         if (status)
             return status;
-        status = plan_shape_create(&shape, other.model, &view->shape->options, error);
+        status = plan_shape_create(&shape, other.model, options, error);
         if (!status) {
-            struct plan_type *type = &view->types[view->options.n_types++];
+            struct plan_type *type = &out[(*n)++];
             snprintf(type->name, sizeof type->name, "%s", types[i]);
             type->bits = shape->weight_bits;
         }
@@ -43,7 +46,6 @@ static enum proto_status measure_types(struct coord_plan_view *view, struct prot
         if (status)
             return status;
     }
-    view->options.types = view->types;
     return PROTO_OK;
 }
 
@@ -78,7 +80,7 @@ static void keep_changes(struct coord_plan_view *view, const struct plan_change 
     }
 }
 
-static enum proto_status advise(struct coord_plan_view *view, struct proto_error *error)
+enum proto_status coord_plan_view_advise(struct coord_plan_view *view, struct proto_error *error)
 {
     struct plan_change changes[MAX_CHANGES];
     uint32_t n = MAX_CHANGES;
@@ -99,10 +101,11 @@ static enum proto_status estimate_usage(struct coord_plan_view *view, struct pro
                               view->cluster, &view->load, error);
 }
 
-/* The shape and what is known before a search. */
-static enum proto_status begin(struct coord_plan_view *view, const struct coord_source *source,
-                               const struct plan_cluster *cluster,
-                               const struct coord_plan_request *request, struct proto_error *error)
+enum proto_status coord_plan_view_begin(struct coord_plan_view *view,
+                                        const struct coord_source *source,
+                                        const struct plan_cluster *cluster,
+                                        const struct coord_plan_request *request,
+                                        struct proto_error *error)
 {
     struct plan_shape_options options = request->shape;
     *view =
@@ -115,13 +118,43 @@ static enum proto_status begin(struct coord_plan_view *view, const struct coord_
     return status;
 }
 
-static enum proto_status search(struct coord_plan_view *view, struct proto_error *error)
+/* What is said of view->answer. */
+static enum proto_status describe(struct coord_plan_view *view, struct proto_error *error)
+{
+    enum proto_status status = estimate_usage(view, error);
+    return status ? status : coord__plan_flows(view, error);
+}
+
+enum proto_status coord_plan_view_find(struct coord_plan_view *view, struct proto_error *error)
 {
     enum proto_status status =
         plan_search(&view->answer, view->shape, view->cluster, &view->options, error);
-    if (!status)
-        status = estimate_usage(view, error);
-    return status ? status : coord__plan_flows(view, error);
+    return status ? status : describe(view, error);
+}
+
+enum proto_status coord_plan_view_given(struct coord_plan_view *view,
+                                        const struct plan_placement *placement,
+                                        struct proto_error *error)
+{
+    struct plan_answer *answer = calloc(1, sizeof *answer);
+    if (!answer)
+        return proto_fail_nomem(error, sizeof *answer, "a plan");
+    enum proto_status status = plan_placement_copy(&answer->placement, placement, error);
+    if (!status) {
+        plan_placement_measure(answer->placement, view->shape, view->cluster);
+        status = plan_placement_refine(answer->placement, view->shape, view->cluster, error);
+    }
+    if (status) {
+        plan_answer_destroy(answer);
+        return status;
+    }
+    plan_answer_destroy(view->answer);
+    free(view->usage);
+    free(view->flows);
+    view->answer = answer;
+    view->usage = NULL;
+    view->flows = NULL;
+    return describe(view, error);
 }
 
 enum proto_status coord_plan_view_search(struct coord_plan_view *view,
@@ -130,8 +163,8 @@ enum proto_status coord_plan_view_search(struct coord_plan_view *view,
                                          const struct coord_plan_request *request,
                                          struct proto_error *error)
 {
-    enum proto_status status = begin(view, source, cluster, request, error);
-    return status ? status : search(view, error);
+    enum proto_status status = coord_plan_view_begin(view, source, cluster, request, error);
+    return status ? status : coord_plan_view_find(view, error);
 }
 
 enum proto_status coord_plan_view_init(struct coord_plan_view *view,
@@ -140,15 +173,17 @@ enum proto_status coord_plan_view_init(struct coord_plan_view *view,
                                        const struct coord_plan_request *request,
                                        struct proto_error *error)
 {
-    enum proto_status status = begin(view, source, cluster, request, error);
+    enum proto_status status = coord_plan_view_begin(view, source, cluster, request, error);
     if (!status)
-        status = measure_types(view, error);
+        status = coord_plan_types(view->types, &view->options.n_types, view->source,
+                                  &view->shape->options, error);
     if (status)
         return status;
-    status = search(view, error);
+    view->options.types = view->types;
+    status = coord_plan_view_find(view, error);
     if (status == PROTO_CAPACITY)
-        advise(view, NULL);
-    return status ? status : advise(view, error);
+        coord_plan_view_advise(view, NULL);
+    return status ? status : coord_plan_view_advise(view, error);
 }
 
 void coord_plan_view_finish(struct coord_plan_view *view)

@@ -44,12 +44,31 @@ enum proto_status coord_plan_view_init(struct coord_plan_view *view,
                                        const struct plan_cluster *cluster,
                                        const struct coord_plan_request *request,
                                        struct proto_error *error);
+/* The quantisations that may be recommended for a model, from the best to the smallest, at most
+ * COORD_PLAN_MAX_TYPES. *n: 0 in. Of the source only the model counts. */
+enum proto_status coord_plan_types(struct plan_type *types, uint32_t *n,
+                                   const struct coord_source *source,
+                                   const struct plan_shape_options *options,
+                                   struct proto_error *error);
+
 /* The same without advice: of what is said of changes and types nothing is known. */
 enum proto_status coord_plan_view_search(struct coord_plan_view *view,
                                          const struct coord_source *source,
                                          const struct plan_cluster *cluster,
                                          const struct coord_plan_request *request,
                                          struct proto_error *error);
+/* The steps of these: the shape, which may be told more; a search, or a plan that is given and
+ * copied (in place of one that was there); what would help. */
+enum proto_status coord_plan_view_begin(struct coord_plan_view *view,
+                                        const struct coord_source *source,
+                                        const struct plan_cluster *cluster,
+                                        const struct coord_plan_request *request,
+                                        struct proto_error *error);
+enum proto_status coord_plan_view_find(struct coord_plan_view *view, struct proto_error *error);
+enum proto_status coord_plan_view_given(struct coord_plan_view *view,
+                                        const struct plan_placement *placement,
+                                        struct proto_error *error);
+enum proto_status coord_plan_view_advise(struct coord_plan_view *view, struct proto_error *error);
 void coord_plan_view_finish(struct coord_plan_view *view);
 
 /* Tokens a second that the plan's last line is about: of one request, or of all with the aim

@@ -75,6 +75,12 @@ static enum proto_status complete_machine(struct plan_machine *m, struct proto_e
     if (m->device[PLAN_CPU].memory_bytes == 0)
         return proto_fail(error, PROTO_INVALID,
                           "machine %s has no memory, expected the bytes that it offers", m->name);
+    if (!is_amount(m->compute_share) || !is_amount(m->read_share) || m->compute_share > 1 ||
+        m->read_share > 1)
+        return proto_fail(error, PROTO_INVALID,
+                          "machine %s: its share of a computer is not from 0 to 1", m->name);
+    assume(&m->compute_share, 1);
+    assume(&m->read_share, 1);
     if (!is_amount(m->disk_bytes_s) || !is_amount(m->overhead_s) || !is_amount(m->request_s))
         return proto_fail(error, PROTO_INVALID,
                           "machine %s: its disk's rate or an overhead is negative or not a number",
@@ -96,22 +102,32 @@ static int compare_links(const struct plan_named_link *a, uint32_t from, uint32_
     return a->to == to ? 0 : a->to < to ? -1 : 1;
 }
 
+static bool is_end(const struct plan_cluster *c, uint32_t end)
+{
+    return end < c->n_machines || end == PLAN_ELSEWHERE;
+}
+
+static const char *end_name(const struct plan_cluster *c, uint32_t end)
+{
+    return end == PLAN_ELSEWHERE ? "the coordinator" : c->machines[end].name;
+}
+
 static enum proto_status complete_link(struct plan_cluster *c, uint32_t i,
                                        struct proto_error *error)
 {
     struct plan_named_link *l = &c->links[i];
-    if (l->from >= c->n_machines || l->to >= c->n_machines)
+    if (!is_end(c, l->from) || !is_end(c, l->to) || l->from == l->to)
         return proto_fail(error, PROTO_INVALID,
                           "link %u is from machine %u to %u, expected below %u", i, l->from, l->to,
                           c->n_machines);
     if (i > 0 && compare_links(&c->links[i - 1], l->from, l->to) >= 0)
         return proto_fail(error, PROTO_INVALID,
                           "link %u, from %s to %s, is named twice or is not in order", i,
-                          c->machines[l->from].name, c->machines[l->to].name);
+                          end_name(c, l->from), end_name(c, l->to));
     if (!is_amount(l->link.rtt_s) || !is_amount(l->link.bytes_s))
         return proto_fail(error, PROTO_INVALID,
                           "the link from %s to %s: a number is negative or none",
-                          c->machines[l->from].name, c->machines[l->to].name);
+                          end_name(c, l->from), end_name(c, l->to));
     assume(&l->link.rtt_s, c->any.rtt_s);
     assume(&l->link.bytes_s, c->any.bytes_s);
     return PROTO_OK;
@@ -134,6 +150,17 @@ static enum proto_status complete_links(struct plan_cluster *c, struct proto_err
     return status;
 }
 
+static bool is_shared(const struct plan_cluster *c)
+{
+    for (uint32_t i = 0; i < c->n_machines; i++) {
+        for (uint32_t k = 0; k < i && c->machines[i].computer; k++) {
+            if (c->machines[k].computer == c->machines[i].computer)
+                return true;
+        }
+    }
+    return false;
+}
+
 enum proto_status plan_cluster_complete(struct plan_cluster *cluster, struct proto_error *error)
 {
     uint32_t coordinator = UINT32_MAX;
@@ -151,7 +178,14 @@ enum proto_status plan_cluster_complete(struct plan_cluster *cluster, struct pro
                               cluster->machines[coordinator].name, m->name);
         coordinator = m->coordinator ? i : coordinator;
     }
+    cluster->shared = is_shared(cluster);
     return complete_links(cluster, error);
+}
+
+static bool same_computer(const struct plan_cluster *cluster, uint32_t a, uint32_t b)
+{
+    return a != PLAN_ELSEWHERE && b != PLAN_ELSEWHERE && cluster->machines[a].computer &&
+           cluster->machines[a].computer == cluster->machines[b].computer;
 }
 
 struct plan_link plan_cluster_link(const struct plan_cluster *cluster, uint32_t from, uint32_t to)
@@ -169,7 +203,7 @@ struct plan_link plan_cluster_link(const struct plan_cluster *cluster, uint32_t 
         else
             end = middle;
     }
-    return cluster->any;
+    return same_computer(cluster, from, to) ? cluster->local : cluster->any;
 }
 
 uint32_t plan_cluster_coordinator(const struct plan_cluster *cluster)

@@ -39,12 +39,20 @@ struct plan_machine {
     char name[64];
     struct plan_device device[PLAN_N_DEVICES]; /* [PLAN_GPU].memory_bytes 0: it has none */
     double disk_bytes_s;                       /* that weights are read with */
-    double overhead_s;  /* of a stage's batch besides its operations: waking threads, frames */
-    double request_s;   /* the same of a request to an expert host */
-    uint32_t threads;   /* of the CPU; each has scratch of its own */
-    bool coordinator;   /* the coordinator runs here; on no machine: somewhere else */
+    double overhead_s; /* of a stage's batch besides its operations: waking threads, frames */
+    double request_s;  /* the same of a request to an expert host */
+    uint32_t threads;  /* of the CPU; each has scratch of its own */
+    bool coordinator;  /* the coordinator runs here; on no machine: somewhere else */
+    /* Machines with the same number are one computer's, whose memory and processors they share:
+     * while its CPU works this one takes so much of what the whole computer can compute, or read
+     * (up to 1; 0: all). computer 0: its own. */
+    uint32_t computer;
+    double compute_share, read_share;
     uint32_t estimated; /* what was estimated, see above */
 };
+
+/* In place of a machine's number: where the coordinator runs, if that is none of the machines. */
+#define PLAN_ELSEWHERE UINT32_MAX
 
 /* One direction of a pair of machines. */
 struct plan_link {
@@ -53,7 +61,7 @@ struct plan_link {
 };
 
 struct plan_named_link {
-    uint32_t from, to;
+    uint32_t from, to; /* one may be PLAN_ELSEWHERE */
     struct plan_link link;
 };
 
@@ -65,6 +73,7 @@ struct plan_cluster {
     uint32_t n_links;
     struct plan_named_link *links; /* sorted by (from, to); both directions of a pair are named */
     bool link_estimated;           /* of `any`: something was estimated */
+    bool shared;                   /* some machines are one computer's; set by complete */
 };
 
 /* Fills what is zero with estimates and says so in `estimated` and `link_estimated`. PROTO_INVALID
@@ -72,11 +81,11 @@ struct plan_cluster {
  * names no machine or is out of order, a second coordinator; PROTO_LIMIT too many machines. */
 enum proto_status plan_cluster_complete(struct plan_cluster *cluster, struct proto_error *error);
 
-/* From a machine to another, or to itself: `local`. from or to UINT32_MAX: where the coordinator
- * runs, if that is none of the machines: `any`. */
+/* From a machine to another; `local` to itself, and to another of its computer if `links` does not
+ * name the pair. One of both may be PLAN_ELSEWHERE. */
 struct plan_link plan_cluster_link(const struct plan_cluster *cluster, uint32_t from, uint32_t to);
 
-/* The machine where the coordinator runs, or UINT32_MAX. */
+/* The machine where the coordinator runs, or PLAN_ELSEWHERE. */
 uint32_t plan_cluster_coordinator(const struct plan_cluster *cluster);
 
 /* Copies with machines and links of its own; the caller destroys it. Room is taken for

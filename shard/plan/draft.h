@@ -139,6 +139,14 @@ bool plan__move(struct plan__problem *problem, struct plan__draft *draft);
 bool plan__bring_in(const struct plan__problem *problem, struct plan__draft *draft, uint32_t seat,
                     uint32_t way);
 
+/* ---- replicate.c ---- */
+
+/* Where the shape knows experts' popularity: adds copies of the popular ones to the answer's
+ * placement if that is predicted to be faster, and predicts its cost. */
+enum proto_status plan__replicate(struct plan_answer *answer, const struct plan_shape *shape,
+                                  const struct plan_cluster *cluster,
+                                  const struct plan_options *options, struct proto_error *error);
+
 /* ---- search.c, fit.c ---- */
 
 /* plan_search with other effort (1: its own), without advice in errors; with less, idle machines

@@ -26,6 +26,7 @@ struct walk {
 static void add_own(const struct walk *w, struct plan__tally *tally, struct plan__time t)
 {
     plan__add(&tally->own, t);
+    plan__add(&tally->work, t);
     tally->busy_s += plan__sum(t);
     w->pass->budget.compute_s += t.compute_s;
     w->pass->budget.memory_s += t.memory_s;
@@ -125,19 +126,45 @@ static void run_stage(struct walk *w, uint32_t s)
         add_own(w, tally, plan__head(device, w->shape, w->batch->wanted));
 }
 
-/* Batches follow one another as the slowest allows, or as those in flight come back. */
-static void find_slowest(struct plan__pass *pass, const struct plan__tally *tallies, uint32_t n,
-                         uint32_t in_flight)
+/* What all workers of a worker's computer make it do for a batch. */
+static double computer_seconds(const struct walk *w, uint32_t worker)
 {
-    pass->slowest = n;
+    const struct plan_worker *workers = w->placement->workers;
+    const struct plan_machine *machines = w->cluster->machines;
+    uint32_t computer = machines[workers[worker].machine].computer;
+    double sum = 0;
+    for (uint32_t i = 0; i < w->placement->n_workers; i++) {
+        const struct plan_machine *m = &machines[workers[i].machine];
+        if (workers[i].device == PLAN_CPU && m->computer == computer)
+            sum += w->tallies[i].work.compute_s * m->compute_share +
+                   w->tallies[i].work.memory_s * m->read_share;
+    }
+    return sum;
+}
+
+static double busy_seconds(const struct walk *w, uint32_t worker)
+{
+    const struct plan_worker *at = &w->placement->workers[worker];
+    double own = w->tallies[worker].busy_s;
+    if (!w->cluster->shared || at->device != PLAN_CPU ||
+        !w->cluster->machines[at->machine].computer)
+        return own;
+    return fmax(own, computer_seconds(w, worker));
+}
+
+/* Batches follow one another as the slowest allows, or as those in flight come back. */
+static void find_slowest(const struct walk *w, uint32_t in_flight)
+{
+    struct plan__pass *pass = w->pass;
+    pass->slowest = w->placement->n_workers;
     pass->interval = pass->seconds / in_flight;
-    for (uint32_t i = 0; i < n; i++) {
-        double most = fmax(tallies[i].busy_s, tallies[i].transfer_s);
+    for (uint32_t i = 0; i < w->placement->n_workers; i++) {
+        double busy = busy_seconds(w, i), most = fmax(busy, w->tallies[i].transfer_s);
         if (most < pass->interval)
             continue;
         pass->interval = most;
         pass->slowest = i;
-        pass->slowest_is_link = tallies[i].transfer_s > tallies[i].busy_s;
+        pass->slowest_is_link = w->tallies[i].transfer_s > busy;
     }
 }
 
@@ -162,6 +189,5 @@ void plan__pass(struct plan__pass *pass, struct plan__tally *tallies,
     hop(&w, &tallies[placement->stages[placement->n_stages - 1].worker], NULL, home, 0);
     pass->seconds =
         pass->budget.compute_s + pass->budget.memory_s + pass->budget.wire_s + pass->budget.wait_s;
-    find_slowest(pass, tallies, placement->n_workers,
-                 placement->n_stages + (batch->prompt ? 1 : 0));
+    find_slowest(&w, placement->n_stages + (batch->prompt ? 1 : 0));
 }

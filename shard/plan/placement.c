@@ -63,6 +63,40 @@ uint32_t plan_placement_worker(struct plan_placement *placement, uint32_t machin
     return placement->n_workers++;
 }
 
+/* By layer, expert, slice. */
+static int by_place(const void *a, const void *b)
+{
+    const struct shard_expert_part *x = a, *y = b;
+    if (x->layer_first != y->layer_first)
+        return x->layer_first < y->layer_first ? -1 : 1;
+    if (x->expert_first != y->expert_first)
+        return x->expert_first < y->expert_first ? -1 : 1;
+    return x->slice < y->slice ? -1 : x->slice > y->slice;
+}
+
+static bool is_stage_own(const struct plan_placement *p, const struct shard_expert_part *part)
+{
+    const struct plan_stage *stage = &p->stages[plan_placement_stage(p, part->layer_first)];
+    return part->worker == stage->worker && part->layer_end <= stage->layer_end &&
+           part->n_slices == 1;
+}
+
+void plan_placement_trim(struct plan_placement *placement)
+{
+    struct shard_expert_part *parts = placement->parts;
+    uint32_t n = 0, room = placement->n_parts;
+    qsort(parts, room, sizeof *parts, by_place);
+    for (uint32_t i = 0, end; i < room; i = end) {
+        for (end = i + 1; end < room && by_place(&parts[i], &parts[end]) == 0;)
+            end++;
+        if (end - i == 1 && is_stage_own(placement, &parts[i]))
+            continue;
+        memmove(&parts[n], &parts[i], (end - i) * sizeof *parts);
+        n += end - i;
+    }
+    placement->n_parts = n;
+}
+
 bool plan_placement_uses_gpu(const struct plan_placement *placement)
 {
     for (uint32_t w = 0; w < placement->n_workers; w++) {

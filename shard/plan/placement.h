@@ -85,6 +85,10 @@ enum proto_status plan_placement_check(const struct plan_placement *placement,
                                        const struct plan_cluster *cluster,
                                        struct proto_error *error);
 
+/* Drops parts that say only that a stage holds experts of its own layers, as plan_parts_create adds
+ * them, and sorts the others. */
+void plan_placement_trim(struct plan_placement *placement);
+
 /* Such a placement cannot be deployed yet. */
 bool plan_placement_uses_gpu(const struct plan_placement *placement);
 

@@ -345,14 +345,52 @@ bool plan__fits(const struct plan_shape *shape, const struct plan_cluster *clust
     return fits;
 }
 
+/* The shape as if its experts were used alike. */
+static enum proto_status forget_popularity(struct plan_shape *out, const struct plan_shape *shape,
+                                           struct proto_error *error)
+{
+    size_t bytes = shape->n_layers * sizeof *out->layers;
+    *out = *shape;
+    out->popularity = NULL;
+    out->layers = malloc(bytes);
+    if (!out->layers)
+        return proto_fail_nomem(error, bytes, "a model's shape");
+    memcpy(out->layers, shape->layers, bytes);
+    for (uint32_t il = 0; il < shape->n_layers; il++)
+        out->layers[il].popular = NULL;
+    return PROTO_OK;
+}
+
+static enum proto_status search_alike(struct plan_answer **out, const struct plan_shape *shape,
+                                      const struct plan_cluster *cluster,
+                                      const struct plan_options *options, double effort,
+                                      struct proto_error *error)
+{
+    struct plan_shape alike;
+    if (!shape->popularity)
+        return plan__search_with(out, shape, cluster, options, effort, error);
+    enum proto_status status = forget_popularity(&alike, shape, error);
+    if (status == PROTO_OK)
+        status = plan__search_with(out, &alike, cluster, options, effort, error);
+    free(alike.layers);
+    if (status == PROTO_OK && !options->replicas)
+        status = plan__replicate(*out, shape, cluster, options, error);
+    if (status == PROTO_OK)
+        return status;
+    plan_answer_destroy(*out);
+    *out = NULL;
+    return status;
+}
+
 enum proto_status plan_search(struct plan_answer **out, const struct plan_shape *shape,
                               const struct plan_cluster *cluster,
                               const struct plan_options *options, struct proto_error *error)
 {
+    double effort = options->effort > 0 ? options->effort : 1;
     *out = NULL;
     enum proto_status status = check_options(shape, cluster, options, error);
     if (status == PROTO_OK)
-        status = plan__search_with(out, shape, cluster, options, 1, error);
+        status = search_alike(out, shape, cluster, options, effort, error);
     if (status == PROTO_CAPACITY)
         plan__recommend(shape, cluster, options, error);
     return status;

@@ -28,11 +28,14 @@ struct plan_options {
     enum plan_split split; /* LAYERS: no experts elsewhere; EXPERTS: all routed experts elsewhere
                               than on stages, where there is another worker */
     uint32_t slices;       /* of each expert elsewhere; 0: as is best */
-    uint32_t replicas;     /* of each expert elsewhere, on different machines; 0: 1 */
+    uint32_t replicas;     /* of each expert elsewhere, on different machines; 0: 1, and more of
+                              those that the shape says are popular where that is faster */
     uint32_t stages;       /* 0: as is best */
     const uint32_t *stage_ends; /* for plan_by_rule alone: where the layers of each of `stages` end;
                                    NULL: in proportion to memory */
     bool cpu_only;              /* what can be deployed today */
+    double effort;              /* of plan_search: 1 takes up to a second; 0: 1. Machines left out
+                                   are explained with all of it only */
     const struct plan_type *types; /* that capacity errors and advice may recommend; may be NULL */
     uint32_t n_types;
 };

@@ -10,6 +10,9 @@
 /* Additions and products of a delta-net for each value of its state: kern_delta_fn. */
 #define DELTA_OPS 7.0
 
+/* Rows that each expert is taken to have been chosen by besides those that were counted. */
+#define UNCOUNTED 16.0
+
 static double matrix_ops(const struct shard_weight *w)
 {
     return 2.0 * (double)w->n_out * (double)w->k;
@@ -269,8 +272,10 @@ enum proto_status plan_shape_scaled(struct plan_shape **out, const struct plan_s
     scaled->layers = layers;
     scaled->weight_bits = bits;
     scaled->model = NULL;
+    scaled->popularity = NULL;
     for (uint32_t il = 0; il < shape->n_layers; il++) {
         layers[il] = shape->layers[il];
+        layers[il].popular = NULL;
         scale_bytes(&layers[il].weight_bytes, factor);
         scale_bytes(&layers[il].beside_bytes, factor);
         scale_bytes(&layers[il].expert_bytes, factor);
@@ -287,6 +292,7 @@ void plan_shape_destroy(struct plan_shape *shape)
     if (!shape)
         return;
     free(shape->layers);
+    free(shape->popularity);
     free(shape);
 }
 
@@ -328,8 +334,50 @@ double plan_layer_keys(const struct plan_layer *layer, double depth)
 
 double plan_layer_touched(const struct plan_layer *layer, double experts, double rows)
 {
-    if (layer->n_experts == 0)
+    return plan_layer_touched_of(layer, experts, experts, rows);
+}
+
+double plan_layer_touched_of(const struct plan_layer *layer, double experts, double popularity,
+                             double rows)
+{
+    if (layer->n_experts == 0 || experts <= 0)
         return 0;
-    double used = (double)layer->n_used / layer->n_experts;
+    double used = layer->n_used * (popularity / experts) / layer->n_experts;
     return used >= 1 ? experts : experts * -expm1(rows * log1p(-used));
+}
+
+double plan_layer_popularity(const struct plan_layer *layer, uint32_t first, uint32_t end)
+{
+    return layer->popular ? (double)(layer->popular[end] - layer->popular[first])
+                          : (double)(end - first);
+}
+
+enum proto_status plan_shape_popularity(struct plan_shape *shape, const uint64_t *counts,
+                                        uint32_t n_layers, uint32_t n_experts,
+                                        struct proto_error *error)
+{
+    size_t width = (size_t)n_experts + 1;
+    if (n_layers != shape->n_layers)
+        return proto_fail(error, PROTO_INVALID, "%u layers' experts were counted, %s has %u",
+                          n_layers, shape->name, shape->n_layers);
+    float *all = calloc(width * n_layers, sizeof *all);
+    if (!all)
+        return proto_fail_nomem(error, width * n_layers * sizeof *all, "experts' popularity");
+    for (uint32_t il = 0; il < n_layers; il++) {
+        struct plan_layer *layer = &shape->layers[il];
+        const uint64_t *rows = counts + (size_t)il * n_experts;
+        float *popular = all + il * width;
+        double sum = 0;
+        layer->popular = NULL;
+        if (layer->n_experts != n_experts)
+            continue;
+        for (uint32_t i = 0; i < n_experts; i++)
+            sum += (double)rows[i] + UNCOUNTED;
+        for (uint32_t i = 0; i < n_experts; i++)
+            popular[i + 1] = popular[i] + (float)(((double)rows[i] + UNCOUNTED) / sum * n_experts);
+        layer->popular = popular;
+    }
+    free(shape->popularity);
+    shape->popularity = all;
+    return PROTO_OK;
 }

@@ -30,10 +30,12 @@ struct plan_layer {
     /* Routed experts. */
     uint32_t n_experts, n_used; /* 0: a dense layer */
     uint32_t n_segments;        /* that an expert can be cut into, see shard/experts.h */
-    uint64_t expert_bytes;      /* of one, whole */
-    double expert_ops;          /* of one, a row */
-    uint64_t request_bytes;     /* a row sent to a host of experts */
-    uint64_t answer_bytes;      /* a sum sent back, see plan_range_answers */
+    const float *popular;   /* n_experts + 1: popularity of the experts before each, n_experts in
+                               all; NULL: rows choose all alike. See plan_shape_popularity. */
+    uint64_t expert_bytes;  /* of one, whole */
+    double expert_ops;      /* of one, a row */
+    uint64_t request_bytes; /* a row sent to a host of experts */
+    uint64_t answer_bytes;  /* a sum sent back, see plan_range_answers */
     /* Attention and states. */
     double key_ops;         /* F32, for each key that a row sees */
     double row_ops;         /* F32, besides */
@@ -64,6 +66,7 @@ struct plan_shape {
     uint64_t host_scratch_bytes;      /* of a host of experts that answers a sum a segment */
     double weight_bits;               /* a weight, on average */
     double type_ops[KERN_TYPE_SLOTS]; /* a row's by weight type, used experts included */
+    float *popularity; /* what layers' `popular` point into; NULL: nothing is known */
 };
 
 /* Sizes come from the programs of single layers and are those of memory. The caller destroys the
@@ -75,6 +78,14 @@ enum proto_status plan_shape_create(struct plan_shape **out, const struct shard_
  * without a model: its programs would have other sizes. */
 enum proto_status plan_shape_scaled(struct plan_shape **out, const struct plan_shape *shape,
                                     double bits, struct proto_error *error);
+/* How often rows chose each expert: counts[layer * n_experts + expert], of n_layers layers. Where
+ * little was counted experts stay nearly alike. PROTO_INVALID: counts of another model. */
+enum proto_status plan_shape_popularity(struct plan_shape *shape, const uint64_t *counts,
+                                        uint32_t n_layers, uint32_t n_experts,
+                                        struct proto_error *error);
+/* Popularity of experts [first, end) of a layer, in experts as popular as the mean. */
+double plan_layer_popularity(const struct plan_layer *layer, uint32_t first, uint32_t end);
+
 /* Of a shape on the heap whose layers are too. NULL is allowed. */
 void plan_shape_destroy(struct plan_shape *shape);
 
@@ -89,5 +100,8 @@ double plan_layer_keys(const struct plan_layer *layer, double depth);
 /* Experts that `rows` rows touch of `experts` of a layer's, on average, if all are equally likely:
  * experts * (1 - (1 - n_used / n_experts)^rows). */
 double plan_layer_touched(const struct plan_layer *layer, double experts, double rows);
+/* The same of experts that are together as popular as `popularity` of the mean ones, and alike. */
+double plan_layer_touched_of(const struct plan_layer *layer, double experts, double popularity,
+                             double rows);
 
 #endif

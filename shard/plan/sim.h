@@ -50,8 +50,9 @@ double plan__sim_exponential(struct plan__sim_chance *chance, double mean);
 /* Which experts rows choose, by layer. */
 struct plan__sim_choices {
     uint32_t n_experts;
-    double *popularity;  /* of ranks, sums to 1 */
-    double *cumulative;  /* of ranks */
+    uint32_t stride;     /* n_experts where layers' popularities differ, else 0 */
+    double *popularity;  /* of ranks, sums to 1: [layer][rank] by the stride */
+    double *cumulative;  /* of ranks, likewise */
     uint16_t *expert_of; /* [layer][rank] */
     uint32_t *entries;   /* of the last draw: rows by expert */
     uint32_t *last_row;  /* by expert: who chose it last */

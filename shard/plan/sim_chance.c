@@ -25,7 +25,6 @@ double plan__sim_exponential(struct plan__sim_chance *chance, double mean)
     return -mean * log(plan__sim_uniform(chance));
 }
 
-/* Experts in random order, another for each layer. */
 static void shuffle(uint16_t *experts, uint32_t n, struct plan__sim_chance *chance)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -38,32 +37,67 @@ static void shuffle(uint16_t *experts, uint32_t n, struct plan__sim_chance *chan
     }
 }
 
+/* Popularities of n ranks, which become parts of 1, and their sums. */
+static void fill_ranks(double *popularity, double *cumulative, uint32_t n)
+{
+    double sum = 0, so_far = 0;
+    for (uint32_t r = 0; r < n; r++)
+        sum += popularity[r];
+    for (uint32_t r = 0; r < n; r++) {
+        popularity[r] /= sum;
+        cumulative[r] = so_far += popularity[r];
+    }
+}
+
+/* Ranks in random order, another for each layer, of popularities that fall as a power. */
+static void fill_zipf(struct plan__sim_choices *choices, uint32_t n_layers, double zipf,
+                      struct plan__sim_chance *chance)
+{
+    uint32_t n = choices->n_experts;
+    for (uint32_t r = 0; r < n; r++)
+        choices->popularity[r] = pow(r + 1, -zipf);
+    fill_ranks(choices->popularity, choices->cumulative, n);
+    for (uint32_t il = 0; il < n_layers; il++)
+        shuffle(choices->expert_of + (size_t)il * n, n, chance);
+}
+
+/* Ranks are experts, as popular as was counted; layers without experts are not asked. */
+static void fill_counted(struct plan__sim_choices *choices, const struct plan_shape *shape)
+{
+    uint32_t n = choices->stride = choices->n_experts;
+    for (uint32_t il = 0; il < shape->n_layers; il++) {
+        const struct plan_layer *layer = &shape->layers[il];
+        double *popularity = choices->popularity + (size_t)il * n;
+        for (uint32_t i = 0; i < n; i++) {
+            popularity[i] = layer->n_experts == n ? plan_layer_popularity(layer, i, i + 1) : 1;
+            choices->expert_of[(size_t)il * n + i] = (uint16_t)i;
+        }
+        fill_ranks(popularity, choices->cumulative + (size_t)il * n, n);
+    }
+}
+
 enum proto_status plan__sim_choices_init(struct plan__sim_choices *choices,
                                          const struct plan_shape *shape, double zipf,
                                          struct plan__sim_chance *chance, struct proto_error *error)
 {
+    bool counted = shape->popularity && zipf <= 0;
     uint32_t n = 0;
     for (uint32_t il = 0; il < shape->n_layers; il++)
         n = shape->layers[il].n_experts > n ? shape->layers[il].n_experts : n;
     choices->n_experts = n;
-    size_t room = (size_t)n + 1;
-    choices->popularity = calloc(room, sizeof *choices->popularity);
-    choices->cumulative = calloc(room, sizeof *choices->cumulative);
-    choices->expert_of = calloc(room * shape->n_layers, sizeof *choices->expert_of);
+    size_t room = (size_t)n + 1, all = room * shape->n_layers;
+    choices->popularity = calloc(counted ? all : room, sizeof *choices->popularity);
+    choices->cumulative = calloc(counted ? all : room, sizeof *choices->cumulative);
+    choices->expert_of = calloc(all, sizeof *choices->expert_of);
     choices->entries = calloc(room, sizeof *choices->entries);
     choices->last_row = calloc(room, sizeof *choices->last_row);
     if (!choices->popularity || !choices->cumulative || !choices->expert_of || !choices->entries ||
         !choices->last_row)
-        return proto_fail_nomem(error, room * shape->n_layers * 2, "the simulation");
-    double sum = 0, so_far = 0;
-    for (uint32_t r = 0; r < n; r++)
-        sum += choices->popularity[r] = pow(r + 1, -zipf);
-    for (uint32_t r = 0; r < n; r++) {
-        choices->popularity[r] /= sum;
-        choices->cumulative[r] = so_far += choices->popularity[r];
-    }
-    for (uint32_t il = 0; il < shape->n_layers; il++)
-        shuffle(choices->expert_of + (size_t)il * n, n, chance);
+        return proto_fail_nomem(error, all * 2, "the simulation");
+    if (counted)
+        fill_counted(choices, shape);
+    else
+        fill_zipf(choices, shape->n_layers, zipf, chance);
     return PROTO_OK;
 }
 
@@ -76,13 +110,15 @@ void plan__sim_choices_finish(struct plan__sim_choices *choices)
     free(choices->last_row);
 }
 
-static uint32_t draw_rank(const struct plan__sim_choices *c, struct plan__sim_chance *chance)
+static uint32_t draw_rank(const struct plan__sim_choices *c, struct plan__sim_chance *chance,
+                          uint32_t il)
 {
-    double x = plan__sim_uniform(chance) * c->cumulative[c->n_experts - 1];
+    const double *cumulative = c->cumulative + (size_t)il * c->stride;
+    double x = plan__sim_uniform(chance) * cumulative[c->n_experts - 1];
     uint32_t first = 0, end = c->n_experts - 1;
     while (first < end) {
         uint32_t middle = first + (end - first) / 2;
-        if (c->cumulative[middle] < x)
+        if (cumulative[middle] < x)
             first = middle + 1;
         else
             end = middle;
@@ -110,7 +146,7 @@ static void draw_row(struct plan__sim_want *wants, struct plan__sim_choices *c,
     struct plan__sim_want *used[64];
     uint32_t n_used = layer->n_used < 64 ? layer->n_used : 64;
     for (uint32_t i = 0, refused = 0; i < n_used;) {
-        uint32_t rank = refused < MOST_REFUSED ? draw_rank(c, chance) : refused - MOST_REFUSED;
+        uint32_t rank = refused < MOST_REFUSED ? draw_rank(c, chance, il) : refused - MOST_REFUSED;
         uint32_t expert = c->expert_of[(size_t)il * c->n_experts + rank];
         if (c->last_row[expert] == row) {
             refused++;
@@ -142,11 +178,12 @@ static void mean_rows(struct plan__sim_want *wants, const struct plan__sim_choic
                       const struct plan_layer *layer, uint32_t il, const struct plan__span *span,
                       double rows)
 {
+    const double *popularity = c->popularity + (size_t)il * c->stride;
     struct plan__group group = {0};
     for (uint32_t r = 0; r < c->n_experts; r++) {
         uint32_t expert = c->expert_of[(size_t)il * c->n_experts + r];
         struct plan__sim_want *want = want_of(wants, span, expert);
-        double chosen = fmin(c->popularity[r] * layer->n_used, 1);
+        double chosen = fmin(popularity[r] * layer->n_used, 1);
         if (!want)
             continue;
         want->touched += 1 - pow(1 - chosen, rows);

@@ -60,10 +60,27 @@ bool plan__sim_pop(struct plan__sim *sim, struct plan__sim_event *event)
 
 /* ---- servers ---- */
 
+/* So much longer a worker takes since others of its computer compute now. */
+static double crowd(const struct plan__sim *sim, uint32_t worker)
+{
+    const struct plan_worker *workers = sim->placement->workers;
+    const struct plan_machine *own = &sim->cluster->machines[workers[worker].machine];
+    double sum = fmax(own->compute_share, own->read_share);
+    if (!sim->cluster->shared || !own->computer || workers[worker].device != PLAN_CPU)
+        return 1;
+    for (uint32_t i = 0; i < sim->placement->n_workers; i++) {
+        const struct plan_machine *m = &sim->cluster->machines[workers[i].machine];
+        if (i != worker && m->computer == own->computer && sim->free_at[i] > sim->now)
+            sum += fmax(m->compute_share, m->read_share);
+    }
+    return fmax(sum, 1);
+}
+
 /* A processor does something from now on, or as soon as it is free; returns when it is done. */
 static double compute(struct plan__sim *sim, uint32_t worker, double seconds)
 {
     double start = fmax(sim->now, sim->free_at[worker]);
+    seconds *= crowd(sim, worker);
     sim->busy[worker] += seconds;
     return sim->free_at[worker] = start + seconds;
 }

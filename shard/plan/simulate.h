@@ -22,7 +22,7 @@ struct plan_simulation {
     uint32_t prompt, answer; /* tokens of a request; prompt 0: it starts with one token */
     bool spread;             /* lengths of prompts and answers are exponential about these */
     double zipf;             /* experts' popularity: the r-th most popular of a layer's is chosen in
-                                proportion to r^-zipf; 0: all alike */
+                                proportion to r^-zipf; 0: as the shape says, else all alike */
 };
 
 struct plan_percentiles {

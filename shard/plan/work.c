@@ -144,5 +144,5 @@ bool plan__same_experts(const struct plan_layer *a, const struct plan_layer *b)
            a->expert_ops >= b->expert_ops && a->expert_ops <= b->expert_ops &&
            a->beside_bytes == b->beside_bytes && a->beside_ops >= b->beside_ops &&
            a->beside_ops <= b->beside_ops && a->request_bytes == b->request_bytes &&
-           a->answer_bytes == b->answer_bytes;
+           a->answer_bytes == b->answer_bytes && !a->popular && !b->popular;
 }

@@ -53,8 +53,12 @@ struct plan__time plan__head(const struct plan_device *device, const struct plan
 struct plan__tally {
     struct plan__time own; /* its part of the time that the batch takes, waits for it included */
     double link_s, latency_s, wake_s;
-    double busy_s;     /* that it works, in the batch's way or not; a stage that waits works */
-    double transfer_s; /* that its links are busy with rows */
+    struct plan__time work; /* that it computes, in the batch's way or not */
+    double busy_s;          /* that it works, in the batch's way or not; a stage that waits works */
+    double transfer_s;      /* that its links are busy with rows */
+    /* While a layer's experts are looked at: the chance that it computes some, and how much slower
+     * it is for those that compute on the same computer meanwhile. */
+    double active, compute_crowd, read_crowd;
 };
 
 /* The sums over a batch. */

@@ -402,6 +402,9 @@ enum proto_status coord_engine_status(struct coord_engine *e, struct coord_statu
                                                      .wake_s = 2e-5,
                                                      .run_s = 3e-6,
                                                      .disk_bytes_s = 2e9,
+                                                     .machine = 0xfedcba9876543210u,
+                                                     .machine_read_bytes_s = 6e10,
+                                                     .machine_ops_s = 2e12,
                                                      .types = {{KERN_Q4_K, 7e10, 1e12}},
                                                      .n_types = 1};
     out->n_links = 2;
@@ -416,6 +419,10 @@ enum proto_status coord_engine_status(struct coord_engine *e, struct coord_statu
     host->expert_layer_end = 12;
     host->expert_slice = 1;
     host->n_slices = 2;
+    snprintf(out->plan, sizeof out->plan, "2 stages, as if");
+    out->n_parts = 1;
+    out->parts = calloc(1, sizeof *out->parts);
+    out->parts[0] = (struct shard_expert_part){1, 1, 12, 64, 128, 1, 2};
     host->expert_wait_ns = 3;
     host->experts = (struct coord_expert_times){11, 12, 13, 14, 15, 16};
     return PROTO_OK;
@@ -425,8 +432,21 @@ void coord_status_finish(struct coord_status *status)
 {
     free(status->workers);
     free(status->links);
+    free(status->parts);
     free(status->usage);
     *status = (struct coord_status){0};
+}
+
+enum proto_status coord_engine_apply_plan(struct coord_engine *e, struct shard_plan **plan,
+                                          const char *const *names, uint32_t n,
+                                          struct proto_error *error)
+{
+    (void)e;
+    (void)names;
+    (void)n;
+    shard_plan_destroy(*plan);
+    *plan = NULL;
+    return proto_fail(error, PROTO_BUSY, "this engine has no plans");
 }
 
 enum proto_status coord_engine_drain(struct coord_engine *e, const char *worker,

@@ -64,6 +64,10 @@ static void test_status(void)
     CU_ASSERT_EQUAL(profile->wake_s, 2e-5);
     CU_ASSERT_EQUAL(profile->run_s, 3e-6);
     CU_ASSERT_EQUAL(profile->disk_bytes_s, 2e9);
+    CU_ASSERT_EQUAL(profile->machine, 0xfedcba9876543210u);
+    CU_ASSERT_EQUAL(profile->machine_read_bytes_s, 6e10);
+    CU_ASSERT_EQUAL(profile->machine_ops_s, 2e12);
+    CU_ASSERT_STRING_EQUAL(status.plan, "2 stages, as if");
     CU_ASSERT_EQUAL(profile->n_types, 1);
     CU_ASSERT_EQUAL(profile->types[0].type, KERN_Q4_K);
     CU_ASSERT_EQUAL(profile->types[0].row_ops_s, 7e10);

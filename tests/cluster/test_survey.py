@@ -97,3 +97,10 @@ def test_profile_command(case):
                             case.dir / "cache"]).out)
     for word in ("memory reads", "disk reads", "Q4_K", "IQ2_XXS", "512 rows"):
         assert word in out, out
+
+
+def test_many(case):
+    """The links of many workers are measured several at a time, each of them."""
+    c = Cluster(case, case.world.model("llama3-tiny"), workers=10).start()
+    status = surveyed(case, c, 10)
+    check_links(status)

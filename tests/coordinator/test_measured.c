@@ -10,6 +10,7 @@
 
 static struct coord_worker_status workers[3];
 static struct coord_link_status links[8];
+static struct shard_expert_part parts[4];
 static struct coord_status status;
 static double type_ops[KERN_TYPE_SLOTS];
 static struct proto_error error;
@@ -43,8 +44,8 @@ static void make_status(void)
     links[3] = (struct coord_link_status){1, 0, 1, 1};
     links[4] = (struct coord_link_status){0, COORD_HERE, 4e-4, 3e8};
     links[5] = (struct coord_link_status){COORD_HERE, 2, 2e-4, 1e8};
-    status =
-        (struct coord_status){.n_workers = 3, .workers = workers, .n_links = 6, .links = links};
+    status = (struct coord_status){
+        .n_workers = 3, .workers = workers, .n_links = 6, .links = links, .parts = parts};
     memset(type_ops, 0, sizeof type_ops);
     type_ops[KERN_Q4_K] = 1e9;
 }
@@ -72,8 +73,9 @@ static void test_cluster(void)
     CU_ASSERT_DOUBLE_EQUAL(a->overhead_s, 3e-5, 1e-9);
     CU_ASSERT_EQUAL(a->estimated & PLAN_ESTIMATED_DISK, 0);
     CU_ASSERT_EQUAL(a->threads, 4);
-    CU_ASSERT_FALSE(a->coordinator);
-    CU_ASSERT_TRUE(c->coordinator);
+    CU_ASSERT_FALSE(a->coordinator || c->coordinator);
+    CU_ASSERT_NOT_EQUAL(a->computer, c->computer);
+    CU_ASSERT_FALSE(cluster->shared);
     CU_ASSERT_NOT_EQUAL(c->estimated & PLAN_ESTIMATED_DISK, 0);
     CU_ASSERT(c->device[PLAN_CPU].read_bytes_s > 0);
     plan_cluster_destroy(cluster);
@@ -86,7 +88,9 @@ static void test_links(void)
     make_status();
     CU_ASSERT_EQUAL_FATAL(coord_cluster_measured(&cluster, NULL, &status, type_ops, &error),
                           PROTO_OK);
-    CU_ASSERT_EQUAL_FATAL(cluster->n_links, 2);
+    CU_ASSERT_EQUAL_FATAL(cluster->n_links, 4);
+    CU_ASSERT_EQUAL(plan_cluster_link(cluster, 0, PLAN_ELSEWHERE).bytes_s, 3e8);
+    CU_ASSERT_EQUAL(plan_cluster_link(cluster, PLAN_ELSEWHERE, 1).rtt_s, 2e-4);
     CU_ASSERT_EQUAL(plan_cluster_link(cluster, 0, 1).bytes_s, 2e8);
     CU_ASSERT_EQUAL(plan_cluster_link(cluster, 1, 0).bytes_s, 1e8);
     CU_ASSERT_EQUAL(plan_cluster_link(cluster, 1, 0).rtt_s, 3e-4);
@@ -129,9 +133,11 @@ static void make_plan(bool experts)
     workers[0].layer_end = experts ? model->n_layers : half;
     workers[0].head = experts;
     if (experts) {
-        workers[2].expert_layer_end = model->n_layers;
-        workers[2].expert_end = model->n_experts;
-        workers[2].n_slices = 1;
+        parts[0] = (struct shard_expert_part){.worker = 2,
+                                              .layer_end = model->n_layers,
+                                              .expert_end = model->n_experts,
+                                              .n_slices = 1};
+        status.n_parts = 1;
     } else {
         workers[2].layer_first = half;
         workers[2].layer_end = model->n_layers;

@@ -130,6 +130,9 @@ static struct proto_msg sample(enum proto_kind kind)
                                              .wake_s = 2e-5,
                                              .run_s = 3e-6,
                                              .disk_bytes_s = 1.5e9,
+                                             .machine = 0xfedcba9876543210u,
+                                             .machine_read_bytes_s = 5e10,
+                                             .machine_ops_s = 9e11,
                                              .types = {{8, 7.5e10, 8e11}, {12, 9e10, 1e12}},
                                              .n_types = 2};
         break;
@@ -370,6 +373,9 @@ static void check_profile(const struct proto_profile *a, const struct proto_prof
     SAME(wake_s);
     SAME(run_s);
     SAME(disk_bytes_s);
+    SAME(machine);
+    SAME(machine_read_bytes_s);
+    SAME(machine_ops_s);
     CU_ASSERT_EQUAL_FATAL(a->n_types, b->n_types);
     for (uint32_t i = 0; i < a->n_types; i++) {
         SAME(types[i].type);
@@ -611,6 +617,8 @@ static void test_limits(void)
     REFUSE(PROTO_MSG_PROFILE, m.profile.wake_s = -1e-9);
     REFUSE(PROTO_MSG_PROFILE, m.profile.run_s = 1e9);
     REFUSE(PROTO_MSG_PROFILE, m.profile.disk_bytes_s = -1);
+    REFUSE(PROTO_MSG_PROFILE, m.profile.machine_read_bytes_s = -1);
+    REFUSE(PROTO_MSG_PROFILE, m.profile.machine_ops_s = (double)NAN);
     REFUSE(PROTO_MSG_PROFILE, m.profile.n_types = PROTO_MAX_PROFILE_TYPES + 1);
     REFUSE(PROTO_MSG_PROFILE, m.profile.types[1].type = 1u << 20);
     REFUSE(PROTO_MSG_PROFILE, m.profile.types[1].row_ops_s = 0);

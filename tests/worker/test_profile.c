@@ -50,6 +50,8 @@ static void check_plausible(const struct proto_profile *p)
     CU_ASSERT(p->wake_s > 0 && p->wake_s < 1);
     CU_ASSERT(p->run_s > 0 && p->run_s < 1);
     CU_ASSERT(p->disk_bytes_s >= 0 && p->disk_bytes_s < 1e13);
+    CU_ASSERT(p->machine_read_bytes_s >= p->read_bytes_s);
+    CU_ASSERT(p->machine_ops_s >= p->types[0].rows_ops_s);
     CU_ASSERT_EQUAL(p->n_types, 7);
     for (uint32_t i = 0; i < p->n_types; i++) {
         const struct proto_type_rate *rate = &p->types[i];
