@@ -337,8 +337,10 @@ static void begin_stop(void *arg)
 
 static void free_parts(struct coord_engine *e)
 {
-    for (uint32_t i = 0; i < e->n_workers; i++)
+    for (uint32_t i = 0; i < e->n_workers; i++) {
+        engine__supply_have(e->workers[i], NULL);
         free(e->workers[i]);
+    }
     engine__deployment_destroy(e->current);
     engine__deployment_destroy(e->next);
     free(e->usage);

@@ -58,6 +58,7 @@ struct coord_engine_options {
     uint32_t patience_s;       /* for which requests wait where those who are left cannot serve */
     enum coord_rebalance rebalance;
     const char *cache_dir;     /* of the store; NULL: the default */
+    float cache_limit_gb;      /* of local workers, 1e9 bytes; 0: none */
     bool keep_packed;          /* local workers keep packed weights in it: a second copy */
     bool respawn;              /* restart local workers that end */
     bool progress;             /* show progress of loading on standard error */

@@ -61,17 +61,20 @@ static bool find_host(const struct coord_engine *e, char host[NET_ADDRESS_BYTES]
 static enum proto_status start_child(struct coord_child *child, struct proto_error *error)
 {
     struct coord_engine *e = child->engine;
-    char token[NET_TOKEN_TEXT_BYTES + 1], threads[16], memory[32], host[NET_ADDRESS_BYTES];
+    char token[NET_TOKEN_TEXT_BYTES + 1], threads[16], memory[32], limit[32],
+        host[NET_ADDRESS_BYTES];
     net_token_format(&e->keys, token);
     strcat(token, "\n");
     snprintf(threads, sizeof threads, "%u", thread_share(e));
     snprintf(memory, sizeof memory, "%.6f", (double)child->memory_bytes / 1e9);
+    snprintf(limit, sizeof limit, "%.6f", (double)e->options.cache_limit_gb);
     const char *argv[32] = {
         e->worker_path, "--local", "--join",        net_link_endpoint(e->inner.link),
         "--token",      "-",       "--name",        child->name,
         "--threads",    threads,   "--memory",      memory,
-        "--log",        "error",   "--keep-packed", e->options.keep_packed ? "on" : "off"};
-    size_t n = 16;
+        "--log",        "error",   "--keep-packed", e->options.keep_packed ? "on" : "off",
+        "--cache-limit", limit};
+    size_t n = 18;
     if (e->isa) {
         argv[n++] = "--isa";
         argv[n++] = e->isa;

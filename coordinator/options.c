@@ -105,6 +105,9 @@ static void add_cluster(struct table *t, struct coord_cli *cli)
          COORD_OPTION_REBALANCE, &cli->rebalance, 0, 0, NULL},
         {0, "cache-dir", "FOLDER", "where weights are kept for the next start (~/.cache/caravan)",
          COORD_OPTION_TEXT, &cli->cache_dir, 0, 0, NULL},
+        {0, "cache-limit", "GB",
+         "what local workers may keep there; the least used goes first (0: what the disk has)",
+         COORD_OPTION_FLOAT, &cli->cache_limit_gb, 0, 1e6, NULL},
         {0, "keep-packed", "on|off",
          "local workers keep weights there as they compute with them: the next start is faster, "
          "and the "
@@ -633,6 +636,7 @@ enum proto_status coord_cli_engine(const struct coord_cli *cli,
         .patience_s = cli->patience_s,
         .rebalance = cli->rebalance,
         .cache_dir = cli->cache_dir,
+        .cache_limit_gb = cli->cache_limit_gb,
     };
     if (options->local_workers + options->workers == 0 && !cli->worker_listen)
         return proto_fail(error, PROTO_INVALID,

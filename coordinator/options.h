@@ -79,7 +79,7 @@ struct coord_cli {
     enum plan_aim aim;
     uint32_t rebalance_gain; /* percent */
     bool exact, keep_packed;
-    float deadline_s;
+    float deadline_s, cache_limit_gb;
     uint32_t patience_s;
     enum coord_rebalance rebalance;
     struct text_sampling sampling;

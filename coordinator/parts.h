@@ -65,6 +65,8 @@ struct coord_worker {
     /* Sums since the last reset, as in struct coord_worker_status. */
     uint64_t batches, rows, compute_ns, queue_ns, wire_ns, wire_back_ns, bytes_in, expert_wait_ns;
     struct coord_expert_times experts;
+    uint8_t *have; /* as in struct proto_ready; NULL: nothing */
+    size_t have_bytes;
     /* survey.c */
     bool profiled;
     struct proto_profile profile;
@@ -355,6 +357,8 @@ void engine__supply_want(struct coord_supply *supply, const struct coord_worker 
                          const struct proto_want *want);
 void engine__supply_fetch(struct coord_supply *supply, const struct coord_worker *w,
                           const struct proto_fetch *fetch);
+/* What a worker can give others, from now on; payload NULL: nothing. */
+void engine__supply_have(struct coord_worker *w, const struct net_payload *payload);
 
 /* survey.c */
 void engine__survey_tick(struct coord_engine *e, uint64_t now_ns);

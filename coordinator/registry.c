@@ -199,6 +199,7 @@ static void on_hello(struct coord_port *port, net_peer from, const uint8_t *key,
         snprintf(w->isa, sizeof w->isa, "%s", hello->isa);
         net_clock_init(&w->clock, net_now_ns());
         engine__survey_forget(e, w);
+        engine__supply_have(w, NULL);
         proto_log(PROTO_LOG_INFO, "COORD-WORKER-JOINED",
                   "name=%s endpoint=%s threads=%u memory_gb=%.1f isa=%s", w->name, w->endpoint,
                   w->threads, (double)w->memory_bytes / 1e9, w->isa);
@@ -249,9 +250,10 @@ static void on_known(struct coord_engine *e, struct coord_worker *w, struct prot
         engine__on_failed(e, w, &msg->failed);
     else if (msg->kind == PROTO_MSG_PROGRESS)
         engine__on_progress(e, w, &msg->progress);
-    else if (msg->kind == PROTO_MSG_READY)
+    else if (msg->kind == PROTO_MSG_READY) {
+        engine__supply_have(w, *payload);
         engine__on_ready(e, w, &msg->ready);
-    else if (msg->kind == PROTO_MSG_COMMITTED)
+    } else if (msg->kind == PROTO_MSG_COMMITTED)
         engine__on_committed(e, w, &msg->commit);
     else if (msg->kind == PROTO_MSG_WANT)
         engine__supply_want(e->supply, w, &msg->want);

@@ -56,6 +56,7 @@
 #include "kernels/iq.h"
 #include "kernels/pack_rows.h"
 #include "kernels/table.h"
+#include "kernels/unpack.h"
 
 /* Of the types with kernels (Q6_K). */
 #define MAX_BLOCK_BYTES 210
@@ -276,4 +277,25 @@ void kern_unpack_row(const struct kern_type_info *info, const void *packed, size
     (info->block == 1          ? unpack_floats
      : kern__iq_is(info->type) ? unpack_iq_blocks
                                : unpack_blocks)(info, panel, row % KERN_PANEL, k, out);
+}
+
+void kern_unpack_bytes(const struct kern_type_info *info, const void *packed, size_t row, size_t k,
+                       void *out)
+{
+    assert(info->packed_bytes);
+    const uint8_t *from = (const uint8_t *)packed + row / KERN_PANEL * kern_panel_bytes(info, k);
+    uint8_t *to = out;
+    row %= KERN_PANEL;
+    if (info->block == 1) {
+        kern__collect(to, from, row, info->block_bytes, k);
+        return;
+    }
+    for (size_t i = 0; i < k; i += info->block) {
+        if (kern__iq_is(info->type))
+            kern__unpack_iq(info, to, from, row);
+        else
+            layouts[info->type].unpack(to, from, row);
+        from += info->packed_bytes;
+        to += info->block_bytes;
+    }
 }

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "kernels/iq_panel.h"
+#include "kernels/pack_rows.h"
 
 /* Units after d, in whole squares of 16. */
 #define MAX_BYTES 112
@@ -188,4 +189,95 @@ void kern__iq_unpack(enum kern_type type, struct kern__iq_row *row, const uint8_
         row->sign[g] = panel.sign[g][lane];
     for (size_t s = 0; s < 16; s++)
         row->scale[s] = panel.scale[s][lane] / 2;
+}
+
+/* The inverse of put_signs. */
+static void restore_signs(uint8_t *to, const uint8_t from[4])
+{
+    uint32_t word = 0;
+    for (size_t j = 0; j < 4; j++)
+        word |= (uint32_t)(from[j] & 127) << 7 * j | (uint32_t)(from[j] >> 7) << (28 + j);
+    memcpy(to, &word, 4);
+}
+
+static void restore_iq2_xs(uint8_t *block, const uint8_t *from)
+{
+    for (size_t g = 0; g < 32; g++) {
+        block[2 + 2 * g] = from[g];
+        block[2 + 2 * g + 1] = (uint8_t)(from[32 + g] << 1 | from[32 + g] >> 7);
+    }
+    memcpy(block + 66, from + 64, 8);
+}
+
+static void restore_iq3_s(uint8_t *block, const uint8_t *from)
+{
+    memcpy(block + 2, from, 64);
+    memcpy(block + 74, from + 64, 32);
+    memcpy(block + 66, from + 96, 8);
+    memcpy(block + 106, from + 104, 4);
+}
+
+static void restore_iq1_s(uint8_t *block, const uint8_t *from)
+{
+    memcpy(block + 2, from, 32);
+    for (size_t sub = 0; sub < 8; sub++) {
+        uint32_t nibbles = load_u16(from + 32 + 2 * sub), word = 0;
+        for (size_t j = 0; j < 4; j++)
+            word |= (nibbles >> 4 * j & 7) << 3 * j | (nibbles >> (4 * j + 3) & 1) << (12 + j);
+        block[34 + 2 * sub] = (uint8_t)word;
+        block[34 + 2 * sub + 1] = (uint8_t)(word >> 8);
+    }
+}
+
+static void restore_iq1_m(uint8_t *block, const uint8_t *from, const uint8_t d[2])
+{
+    const uint32_t upper = load_u16(from + 52), half = load_u16(d);
+    memcpy(block, from, 48);
+    for (size_t i = 0; i < 4; i++) {
+        uint32_t word = (half >> 4 * i & 15) << 12;
+        for (size_t j = 0; j < 4; j++)
+            word |= ((uint32_t)(from[48 + i] >> 2 * j & 3) | (upper >> (4 * i + j) & 1) << 2)
+                    << 3 * j;
+        block[48 + 2 * i] = (uint8_t)word;
+        block[48 + 2 * i + 1] = (uint8_t)(word >> 8);
+    }
+}
+
+void kern__unpack_iq(const struct kern_type_info *info, uint8_t *block, const uint8_t *packed,
+                     size_t lane)
+{
+    const size_t n = info->packed_bytes / KERN_PANEL - KERN__IQ_LOW;
+    const uint8_t *d = packed + 2 * lane;
+    uint8_t row[MAX_BYTES] = {0};
+    for (size_t i = 0; i < n; i++)
+        row[i] = packed[KERN_PANEL * (KERN__IQ_LOW + i) + lane];
+    memcpy(block, d, 2);
+    switch (info->type) {
+    case KERN_IQ1_S:
+        restore_iq1_s(block, row);
+        break;
+    case KERN_IQ1_M:
+        restore_iq1_m(block, row, d);
+        break;
+    case KERN_IQ2_XXS:
+        for (size_t sub = 0; sub < 8; sub++) {
+            memcpy(block + 2 + 8 * sub, row + 4 * sub, 4);
+            restore_signs(block + 2 + 8 * sub + 4, row + 32 + 4 * sub);
+        }
+        break;
+    case KERN_IQ2_XS:
+        restore_iq2_xs(block, row);
+        break;
+    case KERN_IQ2_S:
+        memcpy(block + 2, row, 80);
+        break;
+    case KERN_IQ3_XXS:
+        memcpy(block + 2, row, 64);
+        for (size_t sub = 0; sub < 8; sub++)
+            restore_signs(block + 66 + 4 * sub, row + 64 + 4 * sub);
+        break;
+    default:
+        restore_iq3_s(block, row);
+        break;
+    }
 }

@@ -60,4 +60,8 @@ void kern__unpack_q5_k(uint8_t *block, const uint8_t *packed, size_t row);
 void kern__pack_iq4_xs(uint8_t *dst, const struct kern__rows *rows);
 void kern__unpack_iq4_xs(uint8_t *block, const uint8_t *packed, size_t row);
 
+/* kernels/pack_iq.c */
+void kern__unpack_iq(const struct kern_type_info *info, uint8_t *block, const uint8_t *packed,
+                     size_t row);
+
 #endif

@@ -29,6 +29,7 @@
 #define PROTO_MAX_PROFILE_TYPES 16u  /* weight types that a profile has rates of */
 #define PROTO_MAX_PARTS        16384u /* of experts, of all workers together */
 #define PROTO_MAX_SLICES       64u    /* of an expert */
+#define PROTO_MAX_SOURCES      16u    /* workers named as holding a tensor */
 
 /* Wire frames. */
 #define PROTO_MAX_HEADER_BYTES  (4u << 20)   /* a protobuf frame */

@@ -43,6 +43,11 @@ void proto_msg_finish(struct proto_msg *msg)
     case PROTO_MSG_PROBE:
         free(msg->probe.endpoint);
         break;
+    case PROTO_MSG_HASHES:
+        for (uint32_t i = 0; i < msg->hashes.n_sources; i++)
+            free(msg->hashes.sources[i].endpoint);
+        free(msg->hashes.sources);
+        break;
     case PROTO_MSG_BATCH:
         free(msg->batch.ranges);
         free(msg->batch.drops);

@@ -26,12 +26,13 @@ enum proto_kind {
     PROTO_MSG_PONG = 5,     /* worker -> coordinator */
     PROTO_MSG_LOAD = 6,     /* coordinator -> worker; payload: model card */
     PROTO_MSG_PROGRESS = 7, /* worker -> coordinator, while it loads */
-    PROTO_MSG_READY = 8,    /* worker -> coordinator: slice loaded, next worker reached */
+    PROTO_MSG_READY = 8,    /* worker -> coordinator: slice loaded, next worker reached; payload:
+                               see struct proto_ready */
     PROTO_MSG_FAILED = 9,   /* worker -> coordinator: a load or a batch failed */
     PROTO_MSG_WANT = 10,    /* worker -> coordinator: hashes of a tensor's pieces, please */
     PROTO_MSG_HASHES = 11,  /* coordinator -> worker; payload: 32 bytes a piece */
-    PROTO_MSG_FETCH = 12,   /* worker -> coordinator: bytes of a piece, please */
-    PROTO_MSG_CHUNK = 13,   /* coordinator -> worker; payload: the bytes */
+    PROTO_MSG_FETCH = 12,   /* worker -> coordinator, other worker: bytes of a piece, please */
+    PROTO_MSG_CHUNK = 13,   /* back; payload: the bytes, none where it does not have them */
     PROTO_MSG_LINK = 14,    /* worker -> next worker: are you there, do you know me? */
     PROTO_MSG_LINKED = 15,  /* next worker -> worker: yes */
     PROTO_MSG_BATCH = 16,   /* to a stage; payload: token ids (i32) for the first stage, else
@@ -138,6 +139,8 @@ struct proto_progress {
     uint64_t fetched_bytes; /* of which came over the network */
 };
 
+/* The payload has a bit for each tensor of the model card, the first one lowest in the first byte:
+ * set where the worker can give others pieces of it. */
 struct proto_ready {
     uint64_t epoch;
     uint64_t weight_bytes, kv_limit_bytes, scratch_bytes;
@@ -170,9 +173,18 @@ struct proto_want {
     uint32_t tensor; /* number in the model card */
 };
 
+/* A worker that can give pieces of a tensor. */
+struct proto_source {
+    char *endpoint; /* where it listens */
+    uint8_t key[PROTO_KEY_BYTES];
+};
+
+/* Without a payload: the coordinator does not know the hashes. */
 struct proto_hashes {
     uint64_t epoch;
     uint32_t tensor;
+    struct proto_source *sources; /* beside the coordinator */
+    uint32_t n_sources;
 };
 
 struct proto_fetch {
@@ -181,6 +193,7 @@ struct proto_fetch {
     uint64_t piece;
     uint64_t offset; /* in the piece */
     uint32_t bytes;  /* at most PROTO_CHUNK_BYTES */
+    uint8_t proof[PROTO_KEY_BYTES]; /* as in a hello, for other workers; else zeros */
 };
 
 struct proto_chunk {

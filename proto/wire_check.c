@@ -242,6 +242,14 @@ static enum proto_status check_done(const struct check *c, const struct proto_ex
     return string(c, "text", done->text);
 }
 
+static enum proto_status check_hashes(const struct check *c, const struct proto_hashes *hashes)
+{
+    TRY(list(c, "sources", hashes->sources, hashes->n_sources, PROTO_MAX_SOURCES));
+    for (uint32_t i = 0; i < hashes->n_sources; i++)
+        TRY(string(c, "endpoint", hashes->sources[i].endpoint));
+    return number(c, "tensor", hashes->tensor, 0, PROTO_MAX_TENSORS - 1);
+}
+
 static enum proto_status check_used(const struct check *c, const struct proto_used *used)
 {
     TRY(number(c, "n_experts", used->n_experts, 0, PROTO_MAX_EXPERTS));
@@ -281,7 +289,7 @@ enum proto_status proto__msg_check(const struct proto_msg *msg, enum proto_statu
     case PROTO_MSG_WANT:
         return number(&c, "tensor", msg->want.tensor, 0, PROTO_MAX_TENSORS - 1);
     case PROTO_MSG_HASHES:
-        return number(&c, "tensor", msg->hashes.tensor, 0, PROTO_MAX_TENSORS - 1);
+        return check_hashes(&c, &msg->hashes);
     case PROTO_MSG_FETCH:
         return check_fetch(&c, &msg->fetch);
     case PROTO_MSG_CHUNK:

@@ -361,6 +361,37 @@ static enum proto_status take_probe(struct proto_probe *out, const Wire__Probe *
     return status == PROTO_OK ? take_key(out->key, &probe->key, error) : status;
 }
 
+static enum proto_status take_fetch(struct proto_fetch *out, const Wire__Piece *fetch,
+                                    struct proto_error *error)
+{
+    *out = (struct proto_fetch){.epoch = fetch->epoch,
+                                .tensor = fetch->tensor,
+                                .piece = fetch->piece,
+                                .offset = fetch->offset,
+                                .bytes = fetch->bytes};
+    return take_key(out->proof, &fetch->proof, error);
+}
+
+static enum proto_status take_hashes(struct proto_hashes *out, const Wire__Hashes *hashes,
+                                     struct proto_error *error)
+{
+    size_t n = hashes->n_source_endpoints;
+    if (n > PROTO_MAX_SOURCES || hashes->source_keys.len != n * PROTO_KEY_BYTES)
+        return bad(error, "a wrong number of sources");
+    out->epoch = hashes->epoch;
+    out->tensor = hashes->tensor;
+    enum proto_status status = take_array(&out->sources, n, sizeof *out->sources, error);
+    if (status != PROTO_OK)
+        return status;
+    out->n_sources = (uint32_t)n;
+    for (size_t i = 0; i < n && status == PROTO_OK; i++) {
+        memcpy(out->sources[i].key, hashes->source_keys.data + i * PROTO_KEY_BYTES,
+               PROTO_KEY_BYTES);
+        status = take_text(&out->sources[i].endpoint, hashes->source_endpoints[i], error);
+    }
+    return status;
+}
+
 static enum proto_status take_done(struct proto_experts_done *out, const Wire__ExpertsDone *done,
                                    struct proto_error *error)
 {
@@ -423,16 +454,6 @@ static void take_plain(struct proto_msg *out, const Wire__Msg *wire)
         break;
     case PROTO_MSG_WANT:
         out->want = (struct proto_want){wire->want->epoch, wire->want->tensor};
-        break;
-    case PROTO_MSG_HASHES:
-        out->hashes = (struct proto_hashes){wire->hashes->epoch, wire->hashes->tensor};
-        break;
-    case PROTO_MSG_FETCH:
-        out->fetch = (struct proto_fetch){.epoch = wire->fetch->epoch,
-                                          .tensor = wire->fetch->tensor,
-                                          .piece = wire->fetch->piece,
-                                          .offset = wire->fetch->offset,
-                                          .bytes = wire->fetch->bytes};
         break;
     case PROTO_MSG_CHUNK:
         out->chunk = (struct proto_chunk){.epoch = wire->chunk->epoch,
@@ -505,6 +526,10 @@ static enum proto_status take(struct proto_msg *out, const Wire__Msg *wire,
     case PROTO_MSG_ECHO:
         out->echo.number = wire->echo->number;
         return take_key(out->echo.proof, &wire->echo->proof, error);
+    case PROTO_MSG_FETCH:
+        return take_fetch(&out->fetch, wire->fetch, error);
+    case PROTO_MSG_HASHES:
+        return take_hashes(&out->hashes, wire->hashes, error);
     case PROTO_MSG_EXPERTS_DONE:
         return take_done(&out->experts_done, wire->experts_done, error);
     case PROTO_MSG_COMMIT:

@@ -27,6 +27,7 @@ union body {
     Wire__Ready ready;
     Wire__Failed failed;
     Wire__Piece piece;
+    Wire__Hashes hashes;
     Wire__Epoch epoch;
     Wire__Batch batch;
     Wire__Result result;
@@ -192,6 +193,28 @@ static void fill_piece(Wire__Piece *out, const struct proto_fetch *piece)
     out->piece = piece->piece;
     out->offset = piece->offset;
     out->bytes = piece->bytes;
+}
+
+static enum proto_status fill_hashes(Wire__Hashes *out, const struct proto_hashes *hashes,
+                                     void **scratch, struct proto_error *error)
+{
+    size_t n = hashes->n_sources, bytes = n * (sizeof(char *) + PROTO_KEY_BYTES);
+    char **endpoints = malloc(bytes ? bytes : 1);
+    if (!endpoints)
+        return proto_fail_nomem(error, bytes, "a message of hashes");
+    *scratch = endpoints;
+    uint8_t *keys = (uint8_t *)(endpoints + n);
+    for (size_t i = 0; i < n; i++) {
+        endpoints[i] = text(hashes->sources[i].endpoint);
+        memcpy(keys + i * PROTO_KEY_BYTES, hashes->sources[i].key, PROTO_KEY_BYTES);
+    }
+    wire__hashes__init(out);
+    out->epoch = hashes->epoch;
+    out->tensor = hashes->tensor;
+    out->n_source_endpoints = n;
+    out->source_endpoints = endpoints;
+    out->source_keys = (ProtobufCBinaryData){n * PROTO_KEY_BYTES, keys};
+    return PROTO_OK;
 }
 
 static enum proto_status fill_batch(Wire__Batch *out, const struct proto_batch *batch,
@@ -407,14 +430,12 @@ static void fill_echoed(Wire__Echoed *out, const struct proto_echoed *echoed)
     out->number = echoed->number;
 }
 
-/* WANT, HASHES, FETCH and CHUNK as the one body that carries them. */
+/* WANT, FETCH and CHUNK as the one body that carries them. */
 static struct proto_fetch piece_of(const struct proto_msg *msg)
 {
     switch (msg->kind) {
     case PROTO_MSG_WANT:
         return (struct proto_fetch){.epoch = msg->want.epoch, .tensor = msg->want.tensor};
-    case PROTO_MSG_HASHES:
-        return (struct proto_fetch){.epoch = msg->hashes.epoch, .tensor = msg->hashes.tensor};
     case PROTO_MSG_CHUNK:
         return (struct proto_fetch){.epoch = msg->chunk.epoch,
                                     .tensor = msg->chunk.tensor,
@@ -458,12 +479,15 @@ static enum proto_status fill(union body *body, const struct proto_msg *msg, voi
         fill_failed(&body->failed, &msg->failed);
         break;
     case PROTO_MSG_WANT:
-    case PROTO_MSG_HASHES:
     case PROTO_MSG_FETCH:
     case PROTO_MSG_CHUNK:
         piece = piece_of(msg);
         fill_piece(&body->piece, &piece);
+        if (msg->kind == PROTO_MSG_FETCH)
+            body->piece.proof = key(msg->fetch.proof);
         break;
+    case PROTO_MSG_HASHES:
+        return fill_hashes(&body->hashes, &msg->hashes, scratch, error);
     case PROTO_MSG_LINK:
     case PROTO_MSG_LINKED:
         fill_epoch(&body->epoch, msg->link.epoch);

@@ -11,11 +11,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "shard/guard.h"
+
 struct gguf_file {
     char *path;
     uint8_t *bytes;
     size_t len;
-    bool mapped; /* else malloc'ed */
+    struct shard__guard *guard; /* of the mapping; NULL: malloc'ed */
     struct shard_gguf_stamp stamp;
 };
 
@@ -33,9 +35,10 @@ struct split {
 
 static void file_finish(struct gguf_file *file)
 {
-    if (file->mapped)
+    if (file->guard) {
+        shard__guard_end(file->guard);
         munmap(file->bytes, file->len);
-    else
+    } else
         free(file->bytes);
     free(file->path);
     *file = (struct gguf_file){0};
@@ -62,9 +65,13 @@ static enum proto_status file_map(struct gguf_file *file, int fd, struct proto_e
     void *bytes = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
     if (bytes == MAP_FAILED)
         return proto_fail_errno(error, errno, "cannot map", file->path);
+    file->guard = shard__guard_begin(bytes, (size_t)info.st_size);
+    if (!file->guard) {
+        munmap(bytes, (size_t)info.st_size);
+        return proto_fail_nomem(error, (size_t)info.st_size, "a mapping");
+    }
     file->bytes = bytes;
     file->len = (size_t)info.st_size;
-    file->mapped = true;
     file->stamp = (struct shard_gguf_stamp){.inode = info.st_ino,
                                             .len = (uint64_t)info.st_size,
                                             .changed_ns = nanoseconds(info.st_mtim),
@@ -380,6 +387,14 @@ void shard_gguf_close(struct shard_gguf *gguf)
 unsigned shard_gguf_version(const struct shard_gguf *gguf)
 {
     return gguf->head.version;
+}
+
+bool shard_gguf_lost(const struct shard_gguf *gguf)
+{
+    for (size_t i = 0; i < gguf->n_files; i++)
+        if (gguf->files[i].guard && shard__guard_lost(gguf->files[i].guard))
+            return true;
+    return false;
 }
 
 size_t shard_gguf_n_files(const struct shard_gguf *gguf)

@@ -86,6 +86,11 @@ struct shard_gguf_stamp {
 };
 struct shard_gguf_stamp shard_gguf_stamp(const struct shard_gguf *gguf, size_t file);
 
+/* Whether bytes of the mapped files turned out not to be there: a file was cut short, or its disk
+ * does not give it back. They read as zeros (shard/guard.h); so what was read is worth nothing
+ * until this has been asked. */
+bool shard_gguf_lost(const struct shard_gguf *gguf);
+
 size_t shard_gguf_n_values(const struct shard_gguf *gguf);
 const struct shard_gguf_value *shard_gguf_value(const struct shard_gguf *gguf, size_t i);
 const struct shard_gguf_value *shard_gguf_find(const struct shard_gguf *gguf, const char *key);

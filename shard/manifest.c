@@ -190,6 +190,8 @@ static uint8_t *encode(const struct shard_manifest *manifest, size_t *len)
 /* Without the file the hashes are computed again next time, so a failure is only logged. */
 static void save(struct shard_manifest *manifest)
 {
+    if (!manifest->path)
+        return;
     read_file(manifest); /* what another process has found out meanwhile is kept */
     size_t len = 0;
     uint8_t *bytes = encode(manifest, &len);
@@ -229,13 +231,16 @@ enum proto_status shard_manifest_create(struct shard_manifest **out, struct shar
     pthread_mutex_init(&manifest->lock, NULL);
     manifest->hashes = calloc(n_tensors + 1, sizeof *manifest->hashes);
     enum proto_status status =
-        manifest->hashes ? make_path(manifest, shard_store_dir(store), error)
+        manifest->hashes ? PROTO_OK
                          : proto_fail_nomem(error, n_tensors * sizeof(void *), "a manifest");
+    if (!status && store)
+        status = make_path(manifest, shard_store_dir(store), error);
     if (status) {
         shard_manifest_destroy(manifest);
         return status;
     }
-    read_file(manifest);
+    if (store)
+        read_file(manifest);
     *out = manifest;
     return PROTO_OK;
 }
@@ -295,6 +300,10 @@ enum proto_status shard_manifest_hashes(struct shard_manifest *manifest, uint32_
         struct shard_piece piece = shard_pieces_get(info, i);
         shard_hash(hashes + i * PROTO_HASH_BYTES, info->data + piece.offset, piece.bytes);
     }
+    if (shard_gguf_lost(manifest->gguf))
+        return proto_fail(error, PROTO_IO,
+                          "%s: was cut short while it is in use; put it back and restart",
+                          shard_gguf_path(manifest->gguf, 0));
     remember(manifest, tensor, hashes);
     return PROTO_OK;
 }

@@ -124,17 +124,21 @@ static enum proto_status map_file(int fd, const char *path, const uint8_t name[P
     struct stat info;
     if (fstat(fd, &info) < 0)
         return proto_fail_errno(error, errno, "cannot read the packed weight", path);
-    struct shard_mapped mapped = {.len = file_bytes(bytes)};
-    if (info.st_size <= 0 || (uint64_t)info.st_size != mapped.len) {
+    struct shard_mapped mapped;
+    size_t len = file_bytes(bytes);
+    if (info.st_size <= 0 || (uint64_t)info.st_size != len) {
         shard__store_remove_bad(path, "wrong length");
         return PROTO_NOTFOUND;
     }
-    mapped.data = mmap(NULL, mapped.len, PROT_READ, MAP_SHARED, fd, 0);
-    if (mapped.data == MAP_FAILED)
-        return proto_fail_errno(error, errno, "cannot map the packed weight", path);
+    enum proto_status status = shard__store_map_file(fd, path, len, 0, &mapped, error);
+    if (status)
+        return status;
     posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED);
+    shard__room_note_use(fd);
     const char *bad = NULL;
-    enum proto_status status = verify(&mapped, bytes, name, pool, &bad, error);
+    status = verify(&mapped, bytes, name, pool, &bad, error);
+    if (!status && shard_mapped_lost(&mapped))
+        bad = "unreadable";
     if (!status && !bad) {
         *out = mapped;
         return PROTO_OK;
@@ -244,7 +248,9 @@ static enum proto_status map_part(struct shard_packed_part *part, size_t len,
     void *data = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, part->fd, 0);
     if (data == MAP_FAILED)
         return proto_fail_errno(error, errno, "cannot map", part->path);
-    part->mapped = (struct shard_mapped){data, len};
+    part->mapped = (struct shard_mapped){.data = data, .len = len};
+    if (!(part->mapped.guard = shard__guard_begin(data, len)))
+        return proto_fail_nomem(error, len, "a mapping");
     struct leaves leaves = {.data = data, .bytes = len, .advice = MADV_POPULATE_WRITE};
     kern_pool_run(pool, n_leaves(len), 1, touch_leaves, &leaves);
     return atomic_load(&leaves.lost) ? fail_space(part, "the disk takes no more", error) : PROTO_OK;
@@ -268,6 +274,7 @@ enum proto_status shard_packed_begin(struct shard_store *store,
     if ((status = shard__store_make_subdir(store, "packed", error)) ||
         (status = shard__store_make_place(store, "packed", name, error)) ||
         (status = shard__store_lock(part->path, &part->fd, &old_bytes, error)) ||
+        (status = shard__room_take(store, shard__store_room(store), len, error)) ||
         (status = reserve(part, len, error)) || (status = map_part(part, len, pool, error))) {
         shard_packed_abort(part);
         return status;
@@ -287,6 +294,8 @@ static enum proto_status commit(struct shard_packed_part *part, struct kern_pool
         return proto_fail_errno(error, errno, "cannot protect", part->path);
     if (durable && fsync(part->fd) < 0)
         return proto_fail_errno(error, errno, "cannot write", part->path);
+    if (shard_mapped_lost(&part->mapped))
+        return proto_fail(error, PROTO_IO, "%s was cut short while it was written", part->path);
     if (rename(part->path, part->final_path) < 0)
         return proto_fail_errno(error, errno, "cannot rename", part->path);
     return PROTO_OK;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "shard/pieces.h"
 
+#include <inttypes.h>
 #include <sodium.h>
 
 /* How every matrix of a tensor is cut. */
@@ -40,10 +41,41 @@ struct shard_piece shard_pieces_get(const struct shard_tensor *tensor, uint64_t 
     return piece;
 }
 
+enum proto_status shard_pieces_chunk(const struct shard_tensor *tensor, uint64_t i, uint64_t offset,
+                                     uint32_t bytes, struct shard_piece *piece,
+                                     struct proto_error *error)
+{
+    *piece = (struct shard_piece){0};
+    if (i < shard_pieces_count(tensor))
+        *piece = shard_pieces_get(tensor, i);
+    if (bytes > 0 && bytes <= PROTO_CHUNK_BYTES && offset <= piece->bytes &&
+        bytes <= piece->bytes - offset)
+        return PROTO_OK;
+    return proto_fail(error, PROTO_FORMAT,
+                      "a worker asked for bytes %" PRIu64 "+%" PRIu32 " of piece %" PRIu64
+                      " of %s, which has %" PRIu64,
+                      offset, bytes, i, tensor->name, piece->bytes);
+}
+
 void shard_hash(uint8_t hash[PROTO_HASH_BYTES], const void *bytes, size_t len)
 {
     /* Before sodium_init the library hashes too, but with its slow portable code. */
     int started = sodium_init();
     (void)started;
     crypto_generichash(hash, PROTO_HASH_BYTES, bytes, len, NULL, 0);
+}
+
+_Static_assert(SHARD_TAG_BYTES == crypto_onetimeauth_poly1305_BYTES &&
+                   PROTO_KEY_BYTES == crypto_onetimeauth_poly1305_KEYBYTES,
+               "a tag is Poly1305's");
+
+void shard_tag(uint8_t tag[SHARD_TAG_BYTES], const void *bytes, size_t len,
+               const uint8_t key[PROTO_KEY_BYTES])
+{
+    crypto_onetimeauth_poly1305(tag, bytes, len, key);
+}
+
+void shard_tag_key(uint8_t key[PROTO_KEY_BYTES])
+{
+    crypto_onetimeauth_poly1305_keygen(key);
 }

@@ -21,6 +21,7 @@
 
 struct shard_store {
     char *dir;
+    struct shard__room room;
 };
 
 struct shard_store_part {
@@ -29,7 +30,7 @@ struct shard_store_part {
     uint64_t bytes, have;
     int fd;
     char *path, *final_path;
-    const struct shard_store *store;
+    struct shard_store *store;
 };
 
 static enum proto_status default_dir(char **dir, struct proto_error *error)
@@ -67,6 +68,7 @@ enum proto_status shard_store_open(struct shard_store **out, const char *dir,
     struct shard_store *store = calloc(1, sizeof *store);
     if (!store)
         return proto_fail_nomem(error, sizeof *store, "the piece cache");
+    pthread_mutex_init(&store->room.mutex, NULL);
     enum proto_status status = PROTO_OK;
     if (!dir)
         status = default_dir(&store->dir, error);
@@ -93,8 +95,19 @@ void shard_store_close(struct shard_store *store)
 {
     if (!store)
         return;
+    pthread_mutex_destroy(&store->room.mutex);
     free(store->dir);
     free(store);
+}
+
+void shard_store_limit(struct shard_store *store, uint64_t bytes)
+{
+    store->room.limit = bytes;
+}
+
+struct shard__room *shard__store_room(struct shard_store *store)
+{
+    return &store->room;
 }
 
 const char *shard_store_dir(const struct shard_store *store)
@@ -114,13 +127,14 @@ static enum proto_status map_file(int fd, const char *path, const uint8_t hash[P
         shard__store_remove_bad(path, "wrong length");
         return PROTO_NOTFOUND;
     }
-    void *data = mmap(NULL, bytes, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
-    if (data == MAP_FAILED)
-        return proto_fail_errno(error, errno, "cannot map the cached piece", path);
-    struct shard_mapped mapped = {data, bytes};
+    struct shard_mapped mapped;
     uint8_t found[PROTO_HASH_BYTES];
-    shard_hash(found, data, bytes);
-    if (memcmp(found, hash, sizeof found) != 0) {
+    enum proto_status status = shard__store_map_file(fd, path, bytes, MAP_POPULATE, &mapped, error);
+    if (status)
+        return status;
+    shard__room_note_use(fd);
+    shard_hash(found, mapped.data, bytes);
+    if (memcmp(found, hash, sizeof found) != 0 || shard_mapped_lost(&mapped)) {
         shard_store_unmap(&mapped);
         shard__store_remove_bad(path, "wrong hash");
         return PROTO_NOTFOUND;
@@ -151,9 +165,15 @@ enum proto_status shard_store_map(struct shard_store *store, const uint8_t hash[
 
 void shard_store_unmap(struct shard_mapped *mapped)
 {
+    shard__guard_end(mapped->guard);
     if (mapped->data)
         munmap((void *)mapped->data, mapped->len);
     *mapped = (struct shard_mapped){0};
+}
+
+bool shard_mapped_lost(const struct shard_mapped *mapped)
+{
+    return mapped->guard && shard__guard_lost(mapped->guard);
 }
 
 void shard_store_drop(struct shard_store *store, const uint8_t hash[PROTO_HASH_BYTES])
@@ -197,7 +217,7 @@ static enum proto_status hash_old_bytes(struct shard_store_part *part, struct pr
     return PROTO_OK;
 }
 
-static enum proto_status part_create(const struct shard_store *store,
+static enum proto_status part_create(struct shard_store *store,
                                      const uint8_t hash[PROTO_HASH_BYTES], uint64_t bytes,
                                      struct shard_store_part **out, struct proto_error *error)
 {
@@ -235,6 +255,8 @@ enum proto_status shard_store_begin(struct shard_store *store, const uint8_t has
         status = shard__store_lock(part->path, &part->fd, &part->have, error);
     if (!status)
         status = hash_old_bytes(part, error);
+    if (!status)
+        status = shard__room_take(store, &store->room, bytes - part->have, error);
     if (status) {
         part_destroy(part);
         return status;
@@ -319,14 +341,25 @@ static enum proto_status commit(struct shard_store_part *part, struct proto_erro
     return sync_parent(part->final_path, error);
 }
 
-enum proto_status shard_store_commit(struct shard_store_part *part, struct proto_error *error)
+enum proto_status shard_store_commit(struct shard_store_part *part, struct shard_mapped *mapped,
+                                     struct proto_error *error)
 {
     enum proto_status status = commit(part, error);
+    if (!status && mapped)
+        status = shard__store_map_file(part->fd, part->final_path, part->bytes, MAP_POPULATE,
+                                       mapped, error);
     part_destroy(part);
     return status;
 }
 
 void shard_store_abort(struct shard_store_part *part)
 {
+    part_destroy(part);
+}
+
+void shard_store_discard(struct shard_store_part *part)
+{
+    if (part)
+        unlink(part->path);
     part_destroy(part);
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -108,6 +109,21 @@ enum proto_status shard__store_lock(const char *path, int *fd, uint64_t *bytes,
             return status;
     }
     return proto_fail(error, PROTO_BUSY, "%s is replaced all the time by other processes", path);
+}
+
+enum proto_status shard__store_map_file(int fd, const char *path, size_t len, int flags,
+                                        struct shard_mapped *out, struct proto_error *error)
+{
+    void *data = mmap(NULL, len, PROT_READ, MAP_SHARED | flags, fd, 0);
+    if (data == MAP_FAILED)
+        return proto_fail_errno(error, errno, "cannot map", path);
+    struct shard__guard *guard = shard__guard_begin(data, len);
+    if (!guard) {
+        munmap(data, len);
+        return proto_fail_nomem(error, len, "a mapping");
+    }
+    *out = (struct shard_mapped){.data = data, .len = len, .guard = guard};
+    return PROTO_OK;
 }
 
 void shard__store_remove_bad(const char *path, const char *why)

@@ -6,6 +6,9 @@
 #ifndef SHARD_STORE_FILE_H
 #define SHARD_STORE_FILE_H
 
+#include <pthread.h>
+
+#include "shard/guard.h"
 #include "shard/store.h"
 
 /* A path as printf would write it; the caller frees it. NULL without memory. */
@@ -29,6 +32,39 @@ enum proto_status shard__store_make_place(const struct shard_store *store, const
  * where another transfer, of this or another process, has it. *bytes gets its length. */
 enum proto_status shard__store_lock(const char *path, int *fd, uint64_t *bytes,
                                     struct proto_error *error);
+
+/* What is left of a store's limit (store_room.c). */
+struct shard__room {
+    pthread_mutex_t mutex;
+    uint64_t limit;  /* 0: none */
+    uint64_t used;   /* as seen last, and what was taken since */
+    uint64_t unseen; /* taken since */
+    bool seen;
+};
+
+/* Makes room for that many bytes more and takes it; PROTO_NOSPACE where what may not be removed
+ * leaves too little. */
+enum proto_status shard__room_take(const struct shard_store *store, struct shard__room *room,
+                                   uint64_t bytes, struct proto_error *error);
+struct shard__room *shard__store_room(struct shard_store *store);
+/* A file of the store is used now. */
+void shard__room_note_use(int fd);
+
+/* Sorted. */
+struct shard__names {
+    uint8_t (*of)[PROTO_HASH_BYTES];
+    size_t n;
+};
+
+/* All names that somebody alive has on a lease; names->of is the caller's to free, whatever is
+ * returned. */
+enum proto_status shard__leases_read(const struct shard_store *store, struct shard__names *names,
+                                     struct proto_error *error);
+bool shard__names_have(const struct shard__names *names, const uint8_t name[PROTO_HASH_BYTES]);
+
+/* Maps a whole file to read, guarded; *out stays empty where that fails. flags: of mmap. */
+enum proto_status shard__store_map_file(int fd, const char *path, size_t len, int flags,
+                                        struct shard_mapped *out, struct proto_error *error);
 
 /* Removes and logs a file that does not hold what its name says. */
 void shard__store_remove_bad(const char *path, const char *why);

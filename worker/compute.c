@@ -195,6 +195,10 @@ static enum proto_status run_batch(struct worker_compute *compute, struct job *j
     worker_answer_init(&answer, &job->batch, compute->options.table, job->slice->model->n_vocab,
                        deliver_answer, compute);
     enum proto_status status = run_program(job, x, &answer, error);
+    if (status == PROTO_OK && worker_slice_lost(job->slice))
+        status = proto_fail(error, PROTO_IO,
+                            "a packed weight was cut short while it was in use; is another program "
+                            "writing to the piece cache?");
     if (status == PROTO_OK)
         status = add_times(&job->batch, job, started_ns, worker_asker_waited_ns(job->asker), error);
     if (status == PROTO_OK)

@@ -72,6 +72,7 @@ static void put_out_of_use(struct worker_epochs *epochs, struct worker_deploymen
     worker_deployment_cancel(d, &over);
     /* While it is loading the slice is the loading thread's, and has no batches. */
     worker_compute_forget(epochs->options.compute, loading ? NULL : d->slice);
+    worker_fetcher_close(d->fetcher);
     net_link_destroy(d->next, 0);
     d->next = NULL;
     if (d->previous)
@@ -114,7 +115,10 @@ void worker_epochs_load(struct worker_epochs *epochs, struct proto_msg *load,
     const struct worker_fetcher_options fetcher = {.epoch = load->load.epoch,
                                                    .deadline_ms = FETCH_DEADLINE_MS,
                                                    .send = worker_loader_send,
-                                                   .arg = epochs->loader};
+                                                   .arg = epochs->loader,
+                                                   .loop = o->loop,
+                                                   .own = o->own,
+                                                   .secret = o->secret};
     struct worker_deployment *before[WORKER_MAX_SLICES], *replaced = epochs->next, *d = NULL;
     uint32_t n_before = 0;
     uint64_t epoch = load->load.epoch;
@@ -166,7 +170,8 @@ static void tell_ready(struct worker_epochs *epochs)
                                       .weight_bytes = slice->weight_bytes,
                                       .kv_limit_bytes = slice->kv_limit_bytes,
                                       .scratch_bytes = slice->scratch_bytes}};
-    tell(epochs, &msg);
+    struct net_payload *have = worker_supply_have(epochs->options.supply);
+    epochs->options.tell_with(epochs->options.arg, &msg, &have);
 }
 
 static void on_linked(void *arg, net_peer from, const uint8_t *key, struct proto_msg *msg,
@@ -219,6 +224,7 @@ static void on_built(void *arg, uint64_t epoch, enum proto_status status,
     struct worker_epochs *epochs = arg;
     if (!epochs->next || epoch_of(epochs->next) != epoch || epochs->next->state != WORKER_LOADING)
         return;
+    worker_fetcher_close(epochs->next->fetcher);
     if (status == PROTO_OK)
         link_up(epochs);
     else
@@ -464,6 +470,11 @@ void worker_epochs_usage(struct worker_epochs *epochs, struct proto_msg *msg,
     free(counts);
 }
 
+bool worker_epochs_lost(const struct worker_epochs *epochs)
+{
+    return epochs->current && worker_slice_lost(epochs->current->slice);
+}
+
 uint64_t worker_epochs_latest(const struct worker_epochs *epochs)
 {
     return epochs->latest;
@@ -506,6 +517,8 @@ enum proto_status worker_epochs_create(struct worker_epochs **out,
                                                  .threads = options->threads,
                                                  .cache_dir = options->cache_dir,
                                                  .keep_packed = options->keep_packed,
+                                                 .cache_limit_bytes = options->cache_limit_bytes,
+                                                 .supply = options->supply,
                                                  .tell = tell,
                                                  .done = on_built,
                                                  .arg = epochs};
@@ -534,6 +547,7 @@ static void close_one(struct worker_epochs *epochs, struct worker_deployment **a
 {
     if (!*at)
         return;
+    worker_fetcher_close((*at)->fetcher);
     net_link_destroy((*at)->next, 0);
     worker_loader_dispose(epochs->loader, *at);
     *at = NULL;

@@ -24,7 +24,12 @@ struct worker_epochs_options {
     unsigned threads;
     const char *cache_dir;
     bool keep_packed;
+    uint64_t cache_limit_bytes;
+    const uint8_t *secret; /* the cluster's, for connections to workers that have pieces */
+    struct worker_supply *supply;
     void (*tell)(void *arg, const struct proto_msg *msg); /* a message for the coordinator */
+    /* And one with a payload, which it takes. */
+    void (*tell_with)(void *arg, const struct proto_msg *msg, struct net_payload **payload);
     void *arg;
 };
 
@@ -70,6 +75,9 @@ void worker_epochs_link(struct worker_epochs *epochs, net_peer from, const uint8
 /* What the computing thread produced: to the next stage. PROTO_NOTFOUND: its epoch is over. */
 enum proto_status worker_epochs_pass_on(struct worker_epochs *epochs, struct worker_output *output,
                                         struct proto_error *error);
+
+/* Whether weights of the slice in force were lost, see worker_slice_lost. */
+bool worker_epochs_lost(const struct worker_epochs *epochs);
 
 void worker_epochs_tick(struct worker_epochs *epochs, uint64_t now_ns);
 

@@ -13,13 +13,16 @@
 #include "proto/wire.h"
 #include "shard/kv.h"
 #include "shard/program.h"
+#include "shard/store.h"
 
 /* Loaded weights, by number in program->weights: floats of a VECTOR, panels of PANELS. Read-only
  * where they are a file's mapping. */
 struct worker_weights {
     void **data;
     size_t n;
-    size_t *mapped;     /* bytes of the mapping that data[i] is; 0: memory of its own */
+    struct shard_mapped *mapped; /* that data[i] lies in; without data: memory of its own */
+    struct shard_lease *lease;   /* on what is mapped; NULL: none */
+    uint8_t (*names)[PROTO_HASH_BYTES]; /* of what is mapped, in the store */
     unsigned **holders; /* how many such structs share data[i]; NULL, or a NULL in it: one */
 };
 

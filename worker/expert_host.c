@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "worker/exec_experts.h"
+#include "worker/load.h"
 
 struct worker_expert_host {
     struct worker_exec *exec;
@@ -116,6 +117,8 @@ enum proto_status worker_expert_host_run(struct worker_expert_host *host, uint32
     enum proto_status status = worker_expert_rows_parse(&host->rows, &shape, request, len, error);
     if (status == PROTO_OK)
         status = compute(host, op, &shape, error);
+    if (status == PROTO_OK && worker_weights_lost(host->exec->weights))
+        status = proto_fail(error, PROTO_IO, "experts were cut short while they were in use");
     if (status != PROTO_OK)
         return status;
     *answer = host->vectors.at;

@@ -24,6 +24,7 @@ struct load {
     const struct worker_load_options *options;
     struct worker_weights *out;
     struct shard_store *packed; /* NULL from the first trouble with it on */
+    struct worker__shelf shelf;
     uint64_t done, total, fetched;
     /* Bytes of weights mapped, packed into the store, into memory, shared. */
     uint64_t found, kept, taken, shared;
@@ -165,9 +166,8 @@ static enum proto_status load_piece(struct load *load, struct worker__source *so
                         (float *)target->memory + piece.row_first * width);
     else
         pack_piece(target, source->tensor, &piece, loan.data, load->options->pool);
-    worker__source_return(source, i, &loan);
     tell_progress(load, piece.bytes);
-    return PROTO_OK;
+    return worker__source_return(source, i, &loan, error);
 }
 
 static bool rows_fit(const struct shard_weight *w, const struct shard_tensor *tensor)
@@ -279,17 +279,17 @@ static enum proto_status load_into_memory(struct load *load, size_t number,
 }
 
 /* Without the store weights are packed at the next start as well, so trouble with it is only
- * logged, and once. */
+ * logged. */
 static void give_up_packed(struct load *load, const struct proto_error *why)
 {
-    proto_log(PROTO_LOG_WARN, "WORKER-UNPACKED", "why=\"%s\"", why->text);
+    worker__shelf_tell(&load->shelf, why);
     load->packed = NULL;
 }
 
 static void take_mapping(struct load *load, size_t number, const struct shard_mapped *mapped)
 {
     load->out->data[number] = (void *)mapped->data;
-    load->out->mapped[number] = mapped->len;
+    load->out->mapped[number] = *mapped;
 }
 
 static bool is_found(struct load *load, size_t number, const uint8_t name[PROTO_HASH_BYTES],
@@ -401,6 +401,8 @@ static enum proto_status load_from(struct load *load, size_t number, struct work
     if (load->packed && weight->form == SHARD_WEIGHT_PANELS) {
         uint8_t name[PROTO_HASH_BYTES];
         name_packed(name, weight, sources);
+        shard_lease_add(load->shelf.lease, name);
+        memcpy(load->out->names[number], name, sizeof name);
         if (is_found(load, number, name, sources))
             return PROTO_OK;
         if (load->packed) {
@@ -444,6 +446,9 @@ static bool share(struct worker_weights *from, size_t i, struct worker_weights *
     to->data[k] = from->data[i];
     to->mapped[k] = from->mapped[i];
     to->holders[k] = from->holders[i];
+    memcpy(to->names[k], from->names[i], PROTO_HASH_BYTES);
+    if (to->mapped[k].data)
+        shard_lease_add(to->lease, to->names[k]);
     return true;
 }
 
@@ -487,7 +492,7 @@ static enum proto_status load_weight(struct load *load, size_t number, struct pr
         return proto_fail_nomem(error, weight->n_parts * sizeof *sources, "a weight's tensors");
     enum proto_status status = PROTO_OK;
     for (uint32_t i = 0; i < weight->n_parts && !status; i++)
-        status = worker__source_init(&sources[i], load->options, card,
+        status = worker__source_init(&sources[i], &load->shelf, card,
                                      load->program->parts[weight->first_part + i], error);
     if (!status)
         status = load_from(load, number, sources, error);
@@ -497,20 +502,36 @@ static enum proto_status load_weight(struct load *load, size_t number, struct pr
     return status;
 }
 
+/* What the weights need of the store is not removed to make room while they are in use. */
+static void take_lease(struct load *load)
+{
+    const struct worker_load_options *options = load->options;
+    struct shard_store *store = options->packed ? options->packed : options->store;
+    struct proto_error why;
+    if (!store || options->synthetic)
+        return;
+    if (shard_lease_create(&load->out->lease, store, &why))
+        worker__shelf_tell(&load->shelf, &why);
+    load->shelf.lease = load->out->lease;
+}
+
 enum proto_status worker_load(struct worker_weights *out, const struct shard_program *program,
                               const struct worker_load_options *options, struct proto_error *error)
 {
     struct load load = {
         .program = program, .options = options, .out = out, .packed = options->packed};
+    load.shelf.options = options;
     for (size_t i = 0; i < program->n_weights; i++)
         load.total += bytes_to_load(program, &program->weights[i]);
     *out = (struct worker_weights){.n = program->n_weights};
     out->data = calloc(program->n_weights + 1, sizeof *out->data);
     out->mapped = calloc(program->n_weights + 1, sizeof *out->mapped);
     out->holders = calloc(program->n_weights + 1, sizeof *out->holders);
+    out->names = calloc(program->n_weights + 1, sizeof *out->names);
     enum proto_status status = PROTO_OK;
-    if (!out->data || !out->mapped || !out->holders)
+    if (!out->data || !out->mapped || !out->holders || !out->names)
         status = proto_fail_nomem(error, program->n_weights * sizeof *out->data, "weights");
+    take_lease(&load);
     for (size_t i = 0; i < program->n_weights && !status; i++)
         status = load_weight(&load, i, error);
     if (status) {
@@ -522,6 +543,14 @@ enum proto_status worker_load(struct worker_weights *out, const struct shard_pro
               " fetched=%" PRIu64,
               load.found, load.kept, load.taken, load.shared, load.fetched);
     return PROTO_OK;
+}
+
+bool worker_weights_lost(const struct worker_weights *weights)
+{
+    for (size_t i = 0; weights->mapped && i < weights->n; i++)
+        if (shard_mapped_lost(&weights->mapped[i]))
+            return true;
+    return false;
 }
 
 /* One holder less; whether it was the last. */
@@ -540,13 +569,15 @@ void worker_weights_finish(struct worker_weights *weights)
     for (size_t i = 0; weights->data && weights->mapped && i < weights->n; i++) {
         if (!let_go(weights->holders, i))
             continue;
-        if (weights->mapped[i])
-            munmap(weights->data[i], weights->mapped[i]);
+        if (weights->mapped[i].data)
+            shard_store_unmap(&weights->mapped[i]);
         else
             free(weights->data[i]);
     }
     free(weights->data);
     free(weights->mapped);
+    shard_lease_destroy(weights->lease);
     free(weights->holders);
+    free(weights->names);
     *weights = (struct worker_weights){0};
 }

@@ -20,13 +20,17 @@ struct worker_fetch {
     /* Hashes of all pieces of a tensor (number in the model card); blocks. */
     enum proto_status (*hashes)(void *arg, uint32_t tensor, uint8_t *hashes, uint64_t n_pieces,
                                 struct proto_error *error);
-    /* Asks for bytes of a piece; does not block. Several may be asked for ahead. */
+    /* Asks for bytes of a piece; does not block. Up to 32 may be asked for ahead. */
     enum proto_status (*request)(void *arg, uint32_t tensor, uint64_t piece, uint64_t offset,
                                  uint32_t bytes, struct proto_error *error);
     /* The answer to the oldest request not yet received; blocks, with a deadline. The data is
      * valid until the next call. */
     enum proto_status (*receive)(void *arg, const void **data, size_t *len,
                                  struct proto_error *error);
+    /* Whether the bytes of the piece that were received were the right ones; and if not, whether it
+     * is worth while to ask for it once more. */
+    bool (*judge)(void *arg, uint32_t tensor, uint64_t piece, bool right);
+    void (*tell)(void *arg); /* logs what came from where so far */
     void *arg;
 };
 
@@ -54,11 +58,15 @@ struct worker_load_options {
 
 /* Maps or takes memory for all weights of the program (shard_program_weight_bytes) and fills it:
  * 64-byte aligned, a VECTOR's padding zero. Pieces that are in the store packed are no longer kept
- * as fetched. Trouble with packed weights is logged and nothing else; on failure *out is empty.
- * PROTO_NOSPACE: the store's disk is full; PROTO_CORRUPT: a piece came wrong three times; what was
- * fetched stays in the store, and another call goes on from there. */
+ * as fetched. What the weights need of the store is on a lease until they are freed. Trouble with
+ * the store, such as a full disk, is logged once, and nothing more is kept; on failure *out is
+ * empty. PROTO_CORRUPT: a piece came wrong from everybody; PROTO_IO: the local file was cut short;
+ * what was fetched stays in the store, and another call goes on from there. */
 enum proto_status worker_load(struct worker_weights *out, const struct shard_program *program,
                               const struct worker_load_options *options, struct proto_error *error);
+
+/* Whether weights that are mapped were lost, see shard_mapped_lost. */
+bool worker_weights_lost(const struct worker_weights *weights);
 
 /* Frees the weights that nobody shares and empties *weights; one that is empty already is allowed.
  */

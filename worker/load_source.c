@@ -9,8 +9,8 @@
 
 #include "proto/log.h"
 
-#define WINDOW       (8u * PROTO_CHUNK_BYTES) /* bytes of a piece asked for ahead */
-#define FETCHES_MOST 3                        /* of a piece whose bytes turn out wrong */
+#define WINDOW     (32u * PROTO_CHUNK_BYTES) /* bytes of a piece asked for ahead */
+#define TRIES_MOST 3                         /* where nobody judges */
 
 /* A piece on its way. It goes to one of part and memory. */
 struct transfer {
@@ -19,6 +19,7 @@ struct transfer {
     uint64_t have; /* bytes from the start that are there */
     struct shard_store_part *part;
     uint8_t *memory;
+    bool unkept; /* the part took no more; what was asked for is received and dropped */
 };
 
 static const uint8_t *hash_of(const struct worker__source *source, uint64_t number)
@@ -26,15 +27,33 @@ static const uint8_t *hash_of(const struct worker__source *source, uint64_t numb
     return source->hashes + number * PROTO_HASH_BYTES;
 }
 
-static void log_wrong(const struct transfer *transfer)
+void worker__shelf_tell(struct worker__shelf *shelf, const struct proto_error *why)
 {
-    proto_log(PROTO_LOG_WARN, "WORKER-PIECE-WRONG", "tensor=%s piece=%" PRIu64,
-              transfer->source->tensor->name, transfer->number);
+    if (!shelf->told)
+        proto_log(PROTO_LOG_WARN, "WORKER-UNKEPT", "why=\"%s\"", why->text);
+    shelf->told = true;
+}
+
+static void close_shelf(struct worker__shelf *shelf, const struct proto_error *why)
+{
+    worker__shelf_tell(shelf, why);
+    shelf->closed = true;
 }
 
 static uint64_t chunk_bytes(uint64_t at, uint64_t end)
 {
     return end - at < PROTO_CHUNK_BYTES ? end - at : PROTO_CHUNK_BYTES;
+}
+
+static void keep_chunk(struct transfer *transfer, const void *data, size_t len)
+{
+    struct proto_error why;
+    if (transfer->memory)
+        memcpy(transfer->memory + transfer->have, data, len);
+    else if (!transfer->unkept && shard_store_append(transfer->part, data, len, &why)) {
+        transfer->unkept = true;
+        close_shelf(transfer->source->shelf, &why);
+    }
 }
 
 static enum proto_status take_chunk(struct transfer *transfer, struct proto_error *error)
@@ -51,12 +70,9 @@ static enum proto_status take_chunk(struct transfer *transfer, struct proto_erro
                           "tensor %s, piece %" PRIu64 ": asked for %" PRIu64 " bytes, got %zu",
                           transfer->source->tensor->name, transfer->number, expected, len);
     transfer->source->fetched += len;
-    if (transfer->part)
-        status = shard_store_append(transfer->part, data, len, error);
-    else
-        memcpy(transfer->memory + transfer->have, data, len);
+    keep_chunk(transfer, data, len);
     transfer->have += len;
-    return status;
+    return PROTO_OK;
 }
 
 /* Brings what is missing, several chunks asked for ahead. */
@@ -65,10 +81,10 @@ static enum proto_status fetch_bytes(struct transfer *transfer, struct proto_err
     const struct worker_load_options *options = transfer->source->options;
     const struct worker_fetch *fetch = options->fetch;
     uint64_t asked = transfer->have;
-    while (transfer->have < transfer->bytes) {
+    while (transfer->have < (transfer->unkept ? asked : transfer->bytes)) {
         if (options->cancel && atomic_load(options->cancel))
             return proto_fail(error, PROTO_CANCELLED, "loading was cancelled");
-        while (asked < transfer->bytes && asked - transfer->have < WINDOW) {
+        while (!transfer->unkept && asked < transfer->bytes && asked - transfer->have < WINDOW) {
             uint64_t n = chunk_bytes(asked, transfer->bytes);
             enum proto_status status = fetch->request(fetch->arg, transfer->source->number,
                                                       transfer->number, asked, (uint32_t)n, error);
@@ -83,66 +99,103 @@ static enum proto_status fetch_bytes(struct transfer *transfer, struct proto_err
     return PROTO_OK;
 }
 
-/* loan->data stays NULL where the bytes were wrong. */
-static enum proto_status fetch_to_memory(struct transfer *transfer, struct worker__loan *loan,
-                                         struct proto_error *error)
+static enum proto_status fail_wrong(const struct worker__source *source, uint64_t number,
+                                    struct proto_error *error)
 {
-    transfer->memory = malloc(transfer->bytes);
-    if (!transfer->memory)
-        return proto_fail_nomem(error, transfer->bytes, "a piece of a tensor");
-    enum proto_status status = fetch_bytes(transfer, error);
-    if (status) {
-        free(transfer->memory);
-        return status;
-    }
-    uint8_t hash[PROTO_HASH_BYTES];
-    shard_hash(hash, transfer->memory, transfer->bytes);
-    if (memcmp(hash, hash_of(transfer->source, transfer->number), sizeof hash) != 0) {
-        log_wrong(transfer);
-        free(transfer->memory);
-        return PROTO_OK;
-    }
-    *loan = (struct worker__loan){.data = transfer->memory, .owned = transfer->memory};
-    return PROTO_OK;
+    return proto_fail(error, PROTO_CORRUPT,
+                      "tensor %s, piece %" PRIu64 " of %" PRIu64
+                      ": was fetched several times and its hash was wrong each time; if the model "
+                      "file was changed while it is served, restart the coordinator",
+                      source->tensor->name, number, shard_pieces_count(source->tensor));
 }
 
-static enum proto_status fetch_to_store(struct transfer *transfer, struct proto_error *error)
+/* PROTO_CORRUPT where the bytes were wrong. */
+static enum proto_status fetch_to_memory(struct worker__source *source, uint64_t number,
+                                         uint64_t bytes, struct worker__loan *loan,
+                                         struct proto_error *error)
 {
+    struct transfer transfer = {
+        .source = source, .number = number, .bytes = bytes, .memory = malloc(bytes)};
+    if (!transfer.memory)
+        return proto_fail_nomem(error, bytes, "a piece of a tensor");
+    enum proto_status status = fetch_bytes(&transfer, error);
+    uint8_t hash[PROTO_HASH_BYTES];
+    if (!status)
+        shard_hash(hash, transfer.memory, bytes);
+    if (!status && memcmp(hash, hash_of(source, number), sizeof hash) != 0)
+        status = fail_wrong(source, number, error);
+    if (status)
+        free(transfer.memory);
+    else
+        *loan = (struct worker__loan){.data = transfer.memory, .owned = transfer.memory};
+    return status;
+}
+
+/* PROTO_CORRUPT as above; without data after PROTO_OK where the store did not keep it. */
+static enum proto_status fetch_to_store(struct transfer *transfer, struct worker__loan *loan,
+                                        struct proto_error *error)
+{
+    struct proto_error why;
     enum proto_status status = fetch_bytes(transfer, error);
     if (status) {
         shard_store_abort(transfer->part);
         return status;
     }
-    status = shard_store_commit(transfer->part, error);
-    if (status != PROTO_CORRUPT)
-        return status;
-    log_wrong(transfer);
+    if (transfer->unkept) {
+        shard_store_discard(transfer->part);
+        return PROTO_OK;
+    }
+    status = shard_store_commit(transfer->part, &loan->mapped, &why);
+    loan->data = loan->mapped.data;
+    if (status == PROTO_CORRUPT)
+        return fail_wrong(transfer->source, transfer->number, error);
+    if (status)
+        close_shelf(transfer->source->shelf, &why);
     return PROTO_OK;
 }
 
-/* After PROTO_OK the piece is lent, or it is in the store, or its bytes were wrong. */
 static enum proto_status fetch_piece(struct worker__source *source, uint64_t number, uint64_t bytes,
                                      struct worker__loan *loan, struct proto_error *error)
 {
     struct transfer transfer = {.source = source, .number = number, .bytes = bytes};
-    enum proto_status status = PROTO_BUSY;
-    if (source->options->store)
-        status = shard_store_begin(source->options->store, hash_of(source, number), bytes,
-                                   &transfer.part, &transfer.have, error);
-    if (status == PROTO_BUSY)
-        return fetch_to_memory(&transfer, loan, error);
-    return status ? status : fetch_to_store(&transfer, error);
+    struct shard_store *store = source->shelf->closed ? NULL : source->options->store;
+    struct proto_error why;
+    if (store) {
+        enum proto_status status = shard_store_begin(store, hash_of(source, number), bytes,
+                                                     &transfer.part, &transfer.have, &why);
+        if (status == PROTO_OK)
+            status = fetch_to_store(&transfer, loan, error);
+        else if (status == PROTO_BUSY)
+            status = PROTO_OK;
+        else
+            close_shelf(source->shelf, &why);
+        if (transfer.part && (status || loan->data))
+            return status;
+    }
+    return fetch_to_memory(source, number, bytes, loan, error);
 }
 
-static enum proto_status map_stored(struct worker__source *source, uint64_t number, uint64_t bytes,
-                                    struct worker__loan *loan, struct proto_error *error)
+/* Trouble with the store is as if it did not have the piece. */
+static bool map_stored(struct worker__source *source, uint64_t number, uint64_t bytes,
+                       struct worker__loan *loan)
 {
+    struct proto_error why;
     if (!source->options->store)
-        return PROTO_NOTFOUND;
+        return false;
+    shard_lease_add(source->shelf->lease, hash_of(source, number));
     enum proto_status status = shard_store_map(source->options->store, hash_of(source, number),
-                                               bytes, &loan->mapped, error);
+                                               bytes, &loan->mapped, &why);
+    if (status && status != PROTO_NOTFOUND)
+        close_shelf(source->shelf, &why);
     loan->data = loan->mapped.data;
-    return status;
+    return status == PROTO_OK;
+}
+
+static bool judge(const struct worker__source *source, uint64_t number, bool right, int tries)
+{
+    const struct worker_fetch *fetch = source->options->fetch;
+    return fetch->judge ? fetch->judge(fetch->arg, source->number, number, right)
+                        : tries < TRIES_MOST;
 }
 
 /* Many tensors may be open at once: each has memory only while its pieces are asked for. */
@@ -171,21 +224,17 @@ enum proto_status worker__source_borrow(struct worker__source *source, uint64_t 
         loan->data = source->local + piece.offset;
         return PROTO_OK;
     }
-    for (int fetches = 0;; fetches++) {
-        enum proto_status status = map_stored(source, i, piece.bytes, loan, error);
-        if (status != PROTO_NOTFOUND)
-            return status;
-        if (fetches == FETCHES_MOST)
-            break;
+    if (map_stored(source, i, piece.bytes, loan))
+        return PROTO_OK;
+    enum proto_status status;
+    int tries = 0;
+    do {
         status = fetch_piece(source, i, piece.bytes, loan, error);
-        if (status || loan->data)
-            return status;
-    }
-    return proto_fail(error, PROTO_CORRUPT,
-                      "tensor %s, piece %" PRIu64 " of %" PRIu64
-                      ": fetched %d times and its hash was wrong each time; if the model file was "
-                      "changed while it is served, restart the coordinator",
-                      source->tensor->name, i, shard_pieces_count(source->tensor), FETCHES_MOST);
+        tries++;
+    } while (status == PROTO_CORRUPT && judge(source, i, false, tries));
+    if (status == PROTO_OK)
+        judge(source, i, true, tries);
+    return status;
 }
 
 /* The pages of the file that were read count as this process's memory until they are let go; the
@@ -199,8 +248,11 @@ static void let_pages_go(const uint8_t *data, uint64_t bytes)
         madvise((void *)first, end - first, MADV_DONTNEED);
 }
 
-void worker__source_return(struct worker__source *source, uint64_t i, struct worker__loan *loan)
+enum proto_status worker__source_return(struct worker__source *source, uint64_t i,
+                                        struct worker__loan *loan, struct proto_error *error)
 {
+    bool lost =
+        source->local ? shard_gguf_lost(source->options->file) : shard_mapped_lost(&loan->mapped);
     if (source->local)
         let_pages_go(loan->data, shard_pieces_get(source->tensor, i).bytes);
     shard_store_unmap(&loan->mapped);
@@ -208,6 +260,14 @@ void worker__source_return(struct worker__source *source, uint64_t i, struct wor
     if (i + 1 == shard_pieces_count(source->tensor))
         shard_synthetic_tensor_finish(&source->made);
     *loan = (struct worker__loan){0};
+    if (!lost)
+        return PROTO_OK;
+    return proto_fail(
+        error, PROTO_IO,
+        "tensor %s: %s was cut short while it was read, or its disk fails; is another "
+        "program writing to it?",
+        source->tensor->name,
+        source->local ? shard_gguf_path(source->options->file, 0) : "its cached piece");
 }
 
 static bool same_tensor(const struct shard_tensor *a, const struct shard_tensor *b)
@@ -248,16 +308,17 @@ static enum proto_status ask_hashes(struct worker__source *source, struct proto_
     return fetch->hashes(fetch->arg, source->number, source->hashes, n, error);
 }
 
-enum proto_status worker__source_init(struct worker__source *source,
-                                      const struct worker_load_options *options,
+enum proto_status worker__source_init(struct worker__source *source, struct worker__shelf *shelf,
                                       const struct shard_gguf *card, uint32_t number,
                                       struct proto_error *error)
 {
-    *source = (struct worker__source){
-        .options = options, .tensor = shard_gguf_tensor(card, number), .number = number};
-    if (options->synthetic)
+    *source = (struct worker__source){.shelf = shelf,
+                                      .options = shelf->options,
+                                      .tensor = shard_gguf_tensor(card, number),
+                                      .number = number};
+    if (shelf->options->synthetic)
         return PROTO_OK;
-    return options->file ? find_local(source, error) : ask_hashes(source, error);
+    return shelf->options->file ? find_local(source, error) : ask_hashes(source, error);
 }
 
 void worker__source_finish(struct worker__source *source)

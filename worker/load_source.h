@@ -6,8 +6,8 @@
  *   the synthetic    made, where the model is
  *   the local file   as mapped, not hashed: it is this machine's own copy
  *   the store        mapped and hashed
- *   the fetch        into the store, which hashes it, and then as above; into memory where there is
- *                    no store or another process is fetching that very piece into it
+ *   the fetch        into the store, which hashes it; into memory, hashed as well, where there is
+ *                    no store, no room in it, or another process is fetching that very piece
  *
  * The loading thread only.
  */
@@ -16,9 +16,21 @@
 
 #include "worker/load.h"
 
+/* What the tensors of a load share. */
+struct worker__shelf {
+    const struct worker_load_options *options; /* borrowed */
+    struct shard_lease *lease;                 /* borrowed; or NULL */
+    bool closed; /* no more pieces are put into the store: there was trouble with it */
+    bool told;   /* so it was said */
+};
+
+/* Logs trouble with the store, pieces or packed weights, the first time. */
+void worker__shelf_tell(struct worker__shelf *shelf, const struct proto_error *why);
+
 /* A tensor that is being read. */
 struct worker__source {
-    const struct worker_load_options *options; /* borrowed */
+    struct worker__shelf *shelf;               /* borrowed */
+    const struct worker_load_options *options; /* the shelf's */
     const struct shard_tensor *tensor;         /* as the model card has it */
     uint32_t number;                           /* in the model card */
     const uint8_t *local;                      /* its bytes in the local file, or NULL */
@@ -36,8 +48,7 @@ struct worker__loan {
 
 /* Finds the tensor in the local file (PROTO_FORMAT where the file has another one in its place) or
  * asks for its hashes. */
-enum proto_status worker__source_init(struct worker__source *source,
-                                      const struct worker_load_options *options,
+enum proto_status worker__source_init(struct worker__source *source, struct worker__shelf *shelf,
                                       const struct shard_gguf *card, uint32_t number,
                                       struct proto_error *error);
 void worker__source_finish(struct worker__source *source);
@@ -53,6 +64,9 @@ void worker__source_drop(const struct worker__source *source);
  * the bytes fetched are wrong time after time. */
 enum proto_status worker__source_borrow(struct worker__source *source, uint64_t i,
                                         struct worker__loan *loan, struct proto_error *error);
-void worker__source_return(struct worker__source *source, uint64_t i, struct worker__loan *loan);
+/* PROTO_IO where the bytes were lost while they were lent, so that they were not what they should
+ * be. */
+enum proto_status worker__source_return(struct worker__source *source, uint64_t i,
+                                        struct worker__loan *loan, struct proto_error *error);
 
 #endif

@@ -86,6 +86,8 @@ static enum proto_status build_slice(struct worker_loader *loader, const struct 
                                        .threads = o->threads,
                                        .cache_dir = o->cache_dir,
                                        .keep_packed = o->keep_packed,
+                                       .cache_limit_bytes = o->cache_limit_bytes,
+                                       .supply = o->supply,
                                        .fetch = &fetch,
                                        .progress = post_progress,
                                        .progress_arg = loader,

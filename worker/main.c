@@ -40,6 +40,9 @@ static const char usage[] =
     "machine\n"
     "                       has the model file (default: on)\n"
     "  --machine NAME       workers that say the same share one machine (default: found out)\n"
+    "  --cache-limit GB     what they may take there, the least used goes first (default: what "
+    "the\n"
+    "                       disk has)\n"
     "  --profile            measure this machine, print what it can do, and end\n"
     "  --log LEVEL          error, warn, info or debug (default: info)\n"
     "  --local              the coordinator is this program's parent: end with it\n"
@@ -49,7 +52,7 @@ struct arguments {
     const char *join, *token, *name, *listen, *advertise, *expert_listen, *isa, *key_file,
         *cache_dir, *machine;
     unsigned long threads;
-    double memory_gb;
+    double memory_gb, cache_limit_gb;
     bool discard_packed, local, profile;
 };
 
@@ -65,6 +68,7 @@ enum {
     OPT_KEY,
     OPT_CACHE,
     OPT_KEEP_PACKED,
+    OPT_CACHE_LIMIT,
     OPT_LOG,
     OPT_LOCAL,
     OPT_MACHINE,
@@ -85,6 +89,7 @@ static const struct option long_options[] = {
     {"key-file", required_argument, NULL, OPT_KEY},
     {"cache-dir", required_argument, NULL, OPT_CACHE},
     {"keep-packed", required_argument, NULL, OPT_KEEP_PACKED},
+    {"cache-limit", required_argument, NULL, OPT_CACHE_LIMIT},
     {"log", required_argument, NULL, OPT_LOG},
     {"local", no_argument, NULL, OPT_LOCAL},
     {"machine", required_argument, NULL, OPT_MACHINE},
@@ -105,14 +110,14 @@ static bool take_threads(struct arguments *args, const char *text)
     return false;
 }
 
-static bool take_memory(struct arguments *args, const char *text)
+static bool take_gigabytes(double *gb, const char *option, const char *text, bool none_allowed)
 {
     char *end;
-    args->memory_gb = strtod(text, &end);
-    if (end != text && *end == 0 && args->memory_gb > 0 && args->memory_gb < 1e6)
+    *gb = strtod(text, &end);
+    if (end != text && *end == 0 && (*gb > 0 || (none_allowed && *gb == 0)) && *gb < 1e6)
         return true;
-    fprintf(stderr, "caravan-worker: --memory \"%s\": expected gigabytes above 0, such as 12.5\n",
-            text);
+    fprintf(stderr, "caravan-worker: %s \"%s\": expected gigabytes%s, such as 12.5\n", option, text,
+            none_allowed ? ", 0 for no limit" : " above 0");
     return false;
 }
 
@@ -180,7 +185,9 @@ static bool take_option(struct arguments *args, int option)
     case 't':
         return take_threads(args, optarg);
     case OPT_MEMORY:
-        return take_memory(args, optarg);
+        return take_gigabytes(&args->memory_gb, "--memory", optarg, false);
+    case OPT_CACHE_LIMIT:
+        return take_gigabytes(&args->cache_limit_gb, "--cache-limit", optarg, true);
     case OPT_LOG:
         return take_log_level(optarg);
     default:
@@ -310,6 +317,7 @@ static enum proto_status make_options(const struct arguments *args,
         .expert_listen = args->expert_listen ? expert_listen : NULL,
         .cache_dir = args->cache_dir,
         .keep_packed = !args->discard_packed,
+        .cache_limit_bytes = (uint64_t)(args->cache_limit_gb * 1e9),
         .threads = thread_count(args),
         .machine = machine_id(args),
         .memory_bytes = args->memory_gb > 0 ? (uint64_t)(args->memory_gb * 1e9)

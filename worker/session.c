@@ -32,10 +32,12 @@ struct session {
     struct worker_prober *prober;
     struct worker_expert_server *experts;
     struct worker_epochs *epochs;
+    struct worker_supply *supply;
     char endpoint[NET_ADDRESS_BYTES + 16];        /* that others use for the listener */
     char expert_endpoint[NET_ADDRESS_BYTES + 16]; /* and for experts */
 
-    bool joined; /* known to the coordinator */
+    bool joined;         /* known to the coordinator */
+    uint64_t lost_epoch; /* whose weights were lost under this worker, 0: none */
     uint64_t heard_ns, hello_ns;
     uint32_t deadline_ms;
     bool closing;           /* the links are gone: what is still posted is only freed */
@@ -62,6 +64,12 @@ static void tell(struct session *s, const struct proto_msg *msg)
 static void tell_of(void *arg, const struct proto_msg *msg)
 {
     tell(arg, msg);
+}
+
+static void tell_with(void *arg, const struct proto_msg *msg, struct net_payload **payload)
+{
+    const struct session *s = arg;
+    net_link_send(s->coordinator, 0, msg, payload, NULL);
 }
 
 static void tell_hello(struct session *s)
@@ -169,6 +177,19 @@ static void lose_coordinator(struct session *s, const char *why)
 {
     proto_log(PROTO_LOG_WARN, "WORKER-COORDINATOR-LOST", "reason=\"%s\"", why);
     struct proto_msg msg = {.kind = PROTO_MSG_BYE};
+    worker_epochs_abandon(s->epochs);
+    tell(s, &msg);
+    s->joined = false;
+}
+
+/* The worker leaves, and joins again to load its weights anew. */
+static void lose_weights(struct session *s)
+{
+    struct proto_msg msg = {.kind = PROTO_MSG_BYE};
+    s->lost_epoch = worker_epochs_serving(s->epochs);
+    proto_log(PROTO_LOG_ERROR, "WORKER-WEIGHTS-LOST",
+              "epoch=%llu error=\"packed weights were cut short while they were in use\"",
+              (unsigned long long)s->lost_epoch);
     worker_epochs_abandon(s->epochs);
     tell(s, &msg);
     s->joined = false;
@@ -287,6 +308,8 @@ static void on_previous(void *arg, net_peer from, const uint8_t *key, struct pro
     struct session *s = arg;
     if (msg->kind == PROTO_MSG_ECHO)
         take_echo(s, from, key, &msg->echo);
+    else if (msg->kind == PROTO_MSG_FETCH)
+        worker_supply_fetch(s->supply, s->listener, from, key, &msg->fetch);
     else if (!worker_epochs_knows(s->epochs, key))
         net_link_forget(s->listener, from);
     else if (msg->kind == PROTO_MSG_LINK)
@@ -356,6 +379,8 @@ static void on_tick(void *arg)
         join(s, now_ns);
     else if (silent && !s->options->local)
         lose_coordinator(s, "it has been silent for longer than the deadline");
+    else if (worker_epochs_lost(s->epochs) && worker_epochs_serving(s->epochs) != s->lost_epoch)
+        lose_weights(s);
     worker_epochs_tick(s->epochs, now_ns);
     worker_prober_tick(s->prober, now_ns);
 }
@@ -466,7 +491,11 @@ static enum proto_status open_epochs(struct session *s, struct proto_error *erro
                                            .threads = o->threads,
                                            .cache_dir = o->cache_dir,
                                            .keep_packed = o->keep_packed,
+                                           .cache_limit_bytes = o->cache_limit_bytes,
+                                           .secret = o->token.secret,
+                                           .supply = s->supply,
                                            .tell = tell_of,
+                                           .tell_with = tell_with,
                                            .arg = s};
     return worker_epochs_create(&s->epochs, &epochs, error);
 }
@@ -484,7 +513,9 @@ static enum proto_status open_session(struct session *s, struct proto_error *err
     if ((status = net_loop_create(&s->loop, error)) ||
         (status = net_loop_on_terminate(s->loop, on_terminate, s, error)) ||
         (status = open_listener(s, error)) || (status = open_experts(s, error)) ||
-        (status = open_compute(s, error)) || (status = open_epochs(s, error)) ||
+        (status = open_compute(s, error)) ||
+        (status = worker_supply_create(&s->supply, s->loop, o->token.secret, error)) ||
+        (status = open_epochs(s, error)) ||
         (status = net_link_connect(&s->coordinator, s->loop, o->endpoint, &o->own,
                                    o->token.cluster_key, &handler, error)) ||
         (status = open_prober(s, error)) ||
@@ -505,6 +536,7 @@ static void close_session(struct session *s)
     worker_expert_server_destroy(s->experts);
     net_timer_destroy(s->timer);
     worker_prober_destroy(s->prober);
+    worker_supply_stop(s->supply);
     net_link_destroy(s->listener, 0);
     net_link_destroy(s->coordinator, 200);
 }
@@ -526,6 +558,7 @@ enum proto_status worker_session_run(const struct worker_session_options *option
     close_session(s);
     net_loop_destroy(s->loop);
     worker_epochs_destroy(s->epochs);
+    worker_supply_destroy(s->supply);
     free(s);
     return status;
 }

@@ -23,6 +23,7 @@ struct worker_session_options {
     const char *expert_listen; /* endpoint for stages that need experts; NULL: chosen */
     const char *cache_dir;     /* of the store; NULL: the default */
     bool keep_packed;          /* keep packed weights in it */
+    uint64_t cache_limit_bytes; /* as of shard_store_limit */
     const struct kern_table *table;
     unsigned threads;
     uint64_t memory_bytes;

@@ -38,18 +38,17 @@ static enum proto_status open_local_copy(struct shard_gguf **out, const struct s
                       load->files[0]);
 }
 
-/* With a local copy the store only saves time: *out stays NULL where it cannot be opened. */
-static enum proto_status open_store(struct shard_store **out,
-                                    const struct worker_slice_options *options, bool local,
-                                    struct proto_error *error)
+/* The store only saves time: *out stays NULL where it cannot be opened. */
+static void open_store(struct shard_store **out, const struct worker_slice_options *options,
+                       bool local)
 {
+    struct proto_error why;
     if (local && !options->keep_packed)
-        return PROTO_OK;
-    enum proto_status status = shard_store_open(out, options->cache_dir, error);
-    if (status == PROTO_OK || !local)
-        return status;
-    proto_log(PROTO_LOG_WARN, "WORKER-UNPACKED", "why=\"%s\"", error->text);
-    return PROTO_OK;
+        return;
+    if (shard_store_open(out, options->cache_dir, &why) == PROTO_OK)
+        shard_store_limit(*out, options->cache_limit_bytes);
+    else
+        proto_log(PROTO_LOG_WARN, "WORKER-UNKEPT", "why=\"%s\"", why.text);
 }
 
 static bool is_synthetic(const struct proto_load *load)
@@ -109,7 +108,7 @@ static enum proto_status load_both(struct worker_slice *slice,
     return status;
 }
 
-/* Weights of slices of the same model; `to` has room for two a slice. */
+/* Weights, not lost, of slices of the same model; `to` has room for two a slice. */
 static uint32_t list_loaded(const struct worker_slice *slice,
                             const struct worker_slice_options *options, struct worker_loaded *to)
 {
@@ -117,7 +116,7 @@ static uint32_t list_loaded(const struct worker_slice *slice,
     for (uint32_t i = 0; i < options->n_before; i++) {
         struct worker_slice *before = options->before[i];
         if (before->synthetic != slice->synthetic || before->card_bytes != slice->card_bytes ||
-            memcmp(before->card, slice->card, slice->card_bytes) != 0)
+            memcmp(before->card, slice->card, slice->card_bytes) != 0 || worker_slice_lost(before))
             continue;
         if (before->program)
             to[n++] = (struct worker_loaded){before->program, &before->weights};
@@ -140,7 +139,7 @@ static enum proto_status load_weights(struct worker_slice *slice, const struct p
     if (status == PROTO_OK && !synthetic)
         status = open_local_copy(&file, slice->gguf, load, error);
     if (status == PROTO_OK && !synthetic)
-        status = open_store(&store, options, file != NULL, error);
+        open_store(&store, options, file != NULL);
     if (status == PROTO_OK)
         status = kern_pool_create(&pool, options->threads, error);
     if (status == PROTO_OK) {
@@ -154,6 +153,8 @@ static enum proto_status load_weights(struct worker_slice *slice, const struct p
                                           .fetch = options->fetch,
                                           .cancel = options->cancel};
         status = load_both(slice, options, &how, error);
+        if (how.fetch && how.fetch->tell)
+            how.fetch->tell(how.fetch->arg);
     }
     kern_pool_destroy(pool);
     shard_store_close(store);
@@ -277,6 +278,16 @@ static enum proto_status cut(struct worker_slice *slice, const struct proto_load
     return status;
 }
 
+/* Others may have them from now on; without that they ask elsewhere. */
+static void offer_weights(struct worker_slice *slice, struct worker_supply *supply)
+{
+    if (slice->synthetic)
+        return;
+    slice->supply = supply;
+    worker_supply_add(supply, slice->program, &slice->weights, NULL);
+    worker_supply_add(supply, slice->host_program, &slice->host_weights, NULL);
+}
+
 enum proto_status worker_slice_create(struct worker_slice **out, const struct proto_load *load,
                                       const void *card, size_t card_bytes,
                                       const struct worker_slice_options *options,
@@ -295,14 +306,22 @@ enum proto_status worker_slice_create(struct worker_slice **out, const struct pr
         worker_slice_destroy(slice);
         return status;
     }
+    offer_weights(slice, options->supply);
     *out = slice;
     return PROTO_OK;
+}
+
+bool worker_slice_lost(const struct worker_slice *slice)
+{
+    return worker_weights_lost(&slice->weights) || worker_weights_lost(&slice->host_weights);
 }
 
 void worker_slice_destroy(struct worker_slice *slice)
 {
     if (!slice)
         return;
+    worker_supply_remove(slice->supply, &slice->weights);
+    worker_supply_remove(slice->supply, &slice->host_weights);
     worker_expert_host_destroy(slice->host);
     worker_weights_finish(&slice->host_weights);
     shard_program_destroy(slice->host_program);

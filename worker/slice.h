@@ -10,6 +10,7 @@
 
 #include "worker/expert_host.h"
 #include "worker/load.h"
+#include "worker/supply.h"
 
 struct worker_slice {
     void *card; /* the model card's bytes, to tell whether another slice is of the same model */
@@ -27,6 +28,7 @@ struct worker_slice {
     struct worker_remote remote; /* the executor's */
     struct proto_load load;      /* what was asked for; strings and arrays are not kept */
     bool synthetic;              /* the weights were made */
+    struct worker_supply *supply;
     uint64_t weight_bytes, kv_limit_bytes, scratch_bytes; /* of both */
 };
 
@@ -43,6 +45,8 @@ struct worker_slice_options {
     unsigned threads;               /* that loading may use */
     const char *cache_dir;          /* of the store; NULL: the default */
     bool keep_packed;               /* keep packed weights in it */
+    uint64_t cache_limit_bytes;     /* as of shard_store_limit */
+    struct worker_supply *supply;   /* gives others what the slice holds; borrowed */
     const struct worker_fetch *fetch;
     void (*progress)(void *arg, uint64_t done, uint64_t total, uint64_t fetched);
     void *progress_arg;
@@ -56,5 +60,9 @@ enum proto_status worker_slice_create(struct worker_slice **out, const struct pr
                                       const struct worker_slice_options *options,
                                       struct proto_error *error);
 void worker_slice_destroy(struct worker_slice *slice);
+
+/* Whether weights of it were lost (see shard_mapped_lost): nothing that was computed with it since
+ * the last question is worth anything. Any thread. */
+bool worker_slice_lost(const struct worker_slice *slice);
 
 #endif

@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/unpack.h"
+
 #define GUARD_BITS 0x7f8badf0u /* a NaN that no kernel makes */
 
 static unsigned n_checks, n_failures;
@@ -93,17 +95,22 @@ static void check_product_of(const struct shape *s, const struct product *p, con
     free(guarded);
 }
 
-/* Unpacked and dequantised rows are the file's values. */
+/* Unpacked and dequantised rows are the file's values, and unpacked bytes the file's. */
 static void check_packing(const struct shape *s, const uint8_t *file, const void *packed)
 {
     size_t row_bytes = kern_type_bytes(s->info, s->k);
     float *unpacked = check_alloc(s->k * 4), *plain = check_alloc(s->k * 4);
+    uint8_t *bytes = check_alloc(row_bytes);
     bool right = true;
     for (size_t r = 0; r < s->n_out && right; r++) {
         const uint8_t *row = file + r * row_bytes;
         kern_unpack_row(s->info, packed, r, s->k, unpacked);
         kern_dequantize(s->info, row, s->k, plain);
+        kern_unpack_bytes(s->info, packed, r, s->k, bytes);
         n_checks++;
+        for (size_t i = 0; i < row_bytes && right; i++)
+            if (bytes[i] != row[i])
+                right = failed(s, "unpack bytes", r, i, bytes[i], row[i]);
         for (size_t i = 0; i < s->k && right; i++) {
             float expected = check_value(s->info->type, row, i);
             if (!same(unpacked[i], expected))
@@ -114,6 +121,7 @@ static void check_packing(const struct shape *s, const uint8_t *file, const void
     }
     free(unpacked);
     free(plain);
+    free(bytes);
 }
 
 /* expected: n_rows rows of whole panels, what lies past n_out being 0. */

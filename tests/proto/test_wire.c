@@ -22,6 +22,7 @@ static struct proto_host hosts[] = {{(char *)"tcp://[::1]:10", (char *)"w\xc3\xb
                                     {(char *)"", (char *)"other", {4, 5}}};
 static struct proto_part parts[] = {{0, 1, PROTO_MAX_LAYERS, 0, 64, 0, 2},
                                     {1, 4, 5, 1000, PROTO_MAX_EXPERTS, 63, PROTO_MAX_SLICES}};
+static struct proto_source sources[] = {{(char *)"tcp://[::1]:11", {6}}, {(char *)"", {7, 8}}};
 static struct proto_held held[] = {{0, 17}, {4095, PROTO_MAX_CONTEXT}, {9, 0}};
 static uint8_t askers[][PROTO_KEY_BYTES] = {{6}, {7, 8}, {9}};
 static char *files[] = {(char *)"/a/b.gguf", (char *)""};
@@ -95,11 +96,12 @@ static struct proto_msg sample(enum proto_kind kind)
         msg.want = (struct proto_want){1, PROTO_MAX_TENSORS - 1};
         break;
     case PROTO_MSG_HASHES:
-        msg.hashes = (struct proto_hashes){2, 3};
+        msg.hashes = (struct proto_hashes){2, 3, sources, 2};
         break;
     case PROTO_MSG_FETCH:
         msg.fetch =
-            (struct proto_fetch){1, 2, 3, PROTO_PIECE_BYTES - PROTO_CHUNK_BYTES, PROTO_CHUNK_BYTES};
+            (struct proto_fetch){1, 2, 3, PROTO_PIECE_BYTES - PROTO_CHUNK_BYTES, PROTO_CHUNK_BYTES,
+                                 {9, 8}};
         break;
     case PROTO_MSG_CHUNK:
         msg.chunk = (struct proto_chunk){1, 2, 3, 4};
@@ -306,6 +308,12 @@ static void check_plain(const struct proto_msg *a, const struct proto_msg *b)
     case PROTO_MSG_HASHES:
         SAME(hashes.epoch);
         SAME(hashes.tensor);
+        CU_ASSERT_EQUAL_FATAL(a->hashes.n_sources, b->hashes.n_sources);
+        for (uint32_t i = 0; i < a->hashes.n_sources; i++) {
+            const struct proto_source *x = &a->hashes.sources[i], *y = &b->hashes.sources[i];
+            CU_ASSERT_STRING_EQUAL(x->endpoint, y->endpoint);
+            CU_ASSERT_EQUAL(memcmp(x->key, y->key, PROTO_KEY_BYTES), 0);
+        }
         break;
     case PROTO_MSG_FETCH:
         SAME(fetch.epoch);
@@ -313,6 +321,7 @@ static void check_plain(const struct proto_msg *a, const struct proto_msg *b)
         SAME(fetch.piece);
         SAME(fetch.offset);
         SAME(fetch.bytes);
+        CU_ASSERT_EQUAL(memcmp(a->fetch.proof, b->fetch.proof, PROTO_KEY_BYTES), 0);
         break;
     case PROTO_MSG_CHUNK:
         SAME(chunk.epoch);
@@ -597,6 +606,7 @@ static void test_limits(void)
     REFUSE(PROTO_MSG_PROGRESS, m.progress.done_bytes = m.progress.total_bytes + 1);
     REFUSE(PROTO_MSG_WANT, m.want.tensor = PROTO_MAX_TENSORS);
     REFUSE(PROTO_MSG_HASHES, m.hashes.tensor = PROTO_MAX_TENSORS);
+    REFUSE(PROTO_MSG_HASHES, m.hashes.n_sources = PROTO_MAX_SOURCES + 1);
     REFUSE(PROTO_MSG_FETCH, m.fetch.bytes = PROTO_CHUNK_BYTES + 1);
     REFUSE(PROTO_MSG_FETCH, m.fetch.bytes = 0);
     REFUSE(PROTO_MSG_FETCH, m.fetch.offset++);

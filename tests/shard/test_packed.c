@@ -138,6 +138,34 @@ static void test_a_flipped_bit(void)
     remove(path_of(name, ".packed"));
 }
 
+/* Whichever bit it is, of the weight or of its tag. */
+static void test_any_bit(void)
+{
+    enum { LEN = 40 };
+    struct shard_packed_part *part;
+    struct shard_mapped mapped;
+    void *memory;
+    for (int bit = 0; bit < (LEN + 16) * 8; bit++) {
+        CU_ASSERT_EQUAL_FATAL(shard_packed_begin(store, other, LEN, pool, &part, &memory, &error),
+                              PROTO_OK);
+        for (size_t i = 0; i < LEN; i++)
+            ((uint8_t *)memory)[i] = byte_at(i);
+        CU_ASSERT_EQUAL_FATAL(shard_packed_commit(part, pool, false, &mapped, &error), PROTO_OK);
+        shard_store_unmap(&mapped);
+        CU_ASSERT_EQUAL(shard_packed_map(store, other, LEN, pool, &mapped, &error), PROTO_OK);
+        shard_store_unmap(&mapped);
+        FILE *file = fopen(path_of(other, ".packed"), "r+b");
+        CU_ASSERT_PTR_NOT_NULL_FATAL(file);
+        fseek(file, bit / 8, SEEK_SET);
+        int byte = fgetc(file);
+        fseek(file, bit / 8, SEEK_SET);
+        fputc(byte ^ 1 << bit % 8, file);
+        fclose(file);
+        CU_ASSERT_EQUAL(shard_packed_map(store, other, LEN, pool, &mapped, &error), PROTO_NOTFOUND);
+        CU_ASSERT_EQUAL(access(path_of(other, ".packed"), F_OK), -1);
+    }
+}
+
 static void test_another_length(void)
 {
     static const off_t lengths[] = {0, 1, BYTES, BYTES + TAGS - 1, BYTES + TAGS + 1};
@@ -248,6 +276,7 @@ int main(void)
     CU_add_test(suite, "a flipped bit", test_a_flipped_bit);
     CU_add_test(suite, "another length", test_another_length);
     CU_add_test(suite, "another name", test_another_name);
+    CU_add_test(suite, "any bit", test_any_bit);
     CU_add_test(suite, "zeros", test_zeros);
     CU_add_test(suite, "killed in the middle", test_killed_in_the_middle);
     CU_add_test(suite, "two make the same", test_two_make_the_same);

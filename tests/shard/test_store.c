@@ -76,7 +76,7 @@ static struct shard_store_part *transfer(const struct named *named, uint64_t hav
 static void keep(const struct named *named)
 {
     struct shard_store_part *part = transfer(named, 0, named->len);
-    CU_ASSERT_EQUAL(shard_store_commit(part, &error), PROTO_OK);
+    CU_ASSERT_EQUAL(shard_store_commit(part, NULL, &error), PROTO_OK);
 }
 
 static void check_there(const struct named *named)
@@ -128,7 +128,7 @@ static void test_resume_at_any_byte(void)
         check_absent(&named);
         shard_store_close(store);
         CU_ASSERT_EQUAL_FATAL(shard_store_open(&store, dir, &error), PROTO_OK);
-        CU_ASSERT_EQUAL(shard_store_commit(transfer(&named, cut, SMALL), &error), PROTO_OK);
+        CU_ASSERT_EQUAL(shard_store_commit(transfer(&named, cut, SMALL), NULL, &error), PROTO_OK);
         check_there(&named);
         unlink(named.piece);
     }
@@ -137,9 +137,9 @@ static void test_resume_at_any_byte(void)
 static void test_half_a_piece_is_not_committed(void)
 {
     struct named named = name_piece(dir, SMALL);
-    CU_ASSERT_EQUAL(shard_store_commit(transfer(&named, 0, 50), &error), PROTO_INVALID);
+    CU_ASSERT_EQUAL(shard_store_commit(transfer(&named, 0, 50), NULL, &error), PROTO_INVALID);
     check_absent(&named);
-    CU_ASSERT_EQUAL(shard_store_commit(transfer(&named, 50, SMALL), &error), PROTO_OK);
+    CU_ASSERT_EQUAL(shard_store_commit(transfer(&named, 50, SMALL), NULL, &error), PROTO_OK);
     unlink(named.piece);
 }
 
@@ -149,13 +149,13 @@ static void test_wrong_bytes_are_refused(void)
     struct shard_store_part *part = transfer(&named, 0, SMALL - 1);
     uint8_t wrong = bytes[SMALL - 1] ^ 1;
     CU_ASSERT_EQUAL(shard_store_append(part, &wrong, 1, &error), PROTO_OK);
-    CU_ASSERT_EQUAL(shard_store_commit(part, &error), PROTO_CORRUPT);
+    CU_ASSERT_EQUAL(shard_store_commit(part, NULL, &error), PROTO_CORRUPT);
     check_absent(&named);
     CU_ASSERT_NOT_EQUAL(access(named.part, F_OK), 0);
 
     shard_store_abort(transfer(&named, 0, 60));
     flip_bit(named.part, 30);
-    CU_ASSERT_EQUAL(shard_store_commit(transfer(&named, 60, SMALL), &error), PROTO_CORRUPT);
+    CU_ASSERT_EQUAL(shard_store_commit(transfer(&named, 60, SMALL), NULL, &error), PROTO_CORRUPT);
     check_absent(&named);
     keep(&named);
     check_there(&named);
@@ -195,6 +195,22 @@ static void test_damage_on_disk(void)
     unlink(named.piece);
 }
 
+/* Whichever bit it is. */
+static void test_any_bit(void)
+{
+    struct named named = name_piece(dir, SMALL);
+    for (off_t bit = 0; bit < SMALL * 8; bit++) {
+        uint8_t byte;
+        keep(&named);
+        int fd = open(named.piece, O_RDWR);
+        CU_ASSERT_EQUAL(pread(fd, &byte, 1, bit / 8), 1);
+        byte ^= (uint8_t)(1u << bit % 8);
+        CU_ASSERT_EQUAL(pwrite(fd, &byte, 1, bit / 8), 1);
+        close(fd);
+        check_absent(&named);
+    }
+}
+
 static void test_two_stores(void)
 {
     struct named named = name_piece(dir, SMALL);
@@ -210,7 +226,7 @@ static void test_two_stores(void)
                           PROTO_OK);
     CU_ASSERT_EQUAL(have, 10);
     CU_ASSERT_EQUAL(shard_store_append(second, bytes + 10, SMALL - 10, &error), PROTO_OK);
-    CU_ASSERT_EQUAL(shard_store_commit(second, &error), PROTO_OK);
+    CU_ASSERT_EQUAL(shard_store_commit(second, NULL, &error), PROTO_OK);
     check_there(&named);
     shard_store_close(other);
     unlink(named.piece);
@@ -243,7 +259,7 @@ static void test_killed_process(void)
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
     check_absent(&named);
-    CU_ASSERT_EQUAL(shard_store_commit(transfer(&named, 40, SMALL), &error), PROTO_OK);
+    CU_ASSERT_EQUAL(shard_store_commit(transfer(&named, 40, SMALL), NULL, &error), PROTO_OK);
     check_there(&named);
     unlink(named.piece);
 }
@@ -267,7 +283,7 @@ static void check_no_space(struct shard_store *full, const char *root, void (*fr
                           PROTO_OK);
     CU_ASSERT(have > 0 && have < LARGE);
     CU_ASSERT_EQUAL(shard_store_append(part, bytes + have, LARGE - have, &error), PROTO_OK);
-    CU_ASSERT_EQUAL(shard_store_commit(part, &error), PROTO_OK);
+    CU_ASSERT_EQUAL(shard_store_commit(part, NULL, &error), PROTO_OK);
     CU_ASSERT_EQUAL(access(named.piece, F_OK), 0);
     unlink(named.piece);
 }
@@ -377,6 +393,7 @@ int main(void)
     CU_add_test(suite, "wrong bytes are refused", test_wrong_bytes_are_refused);
     CU_add_test(suite, "too many bytes", test_too_many_bytes);
     CU_add_test(suite, "damage on disk", test_damage_on_disk);
+    CU_add_test(suite, "any bit", test_any_bit);
     CU_add_test(suite, "two stores on one directory", test_two_stores);
     CU_add_test(suite, "a killed process", test_killed_process);
     CU_add_test(suite, "file size limit", test_file_size_limit);
