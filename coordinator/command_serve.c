@@ -6,8 +6,11 @@
  */
 #include "coordinator/commands.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sodium.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "coordinator/api/server.h"
@@ -16,6 +19,7 @@
 struct service {
     struct coord_engine *engine;
     struct api_server *server;
+    struct coord_journal *journal; /* NULL: nothing is kept */
     pthread_t main_thread;
     enum proto_status status; /* of loading; read after the loader has been joined */
     struct proto_error error;
@@ -88,18 +92,66 @@ static void warn_if_mute(const struct coord_engine *engine)
         proto_log(PROTO_LOG_WARN, "API-NO-CHAT", "%s", error.text);
 }
 
+/* A cluster has one coordinator. Others on this machine are told apart by what they serve where. */
+static enum proto_status state_path(const struct coord_cli *cli,
+                                    const struct api_server_options *options,
+                                    const struct net_cluster_keys *keys, char *path, size_t bytes,
+                                    struct proto_error *error)
+{
+    char what[1024] = "cluster ";
+    if (keys)
+        sodium_bin2hex(what + 8, sizeof what - 8, keys->pair.public_key, PROTO_KEY_BYTES);
+    else
+        snprintf(what, sizeof what, "here %s %s", cli->model ? cli->model : cli->synthetic,
+                 options->listen ? options->listen : "");
+    return coord_journal_path(path, bytes, what, error);
+}
+
+/* What no state was asked for is done without where another coordinator has it. */
+static enum proto_status open_journal(struct service *s, const struct coord_cli *cli,
+                                      const struct api_server_options *options,
+                                      const struct net_cluster_keys *keys, const char *state)
+{
+    static const uint8_t none[PROTO_KEY_BYTES];
+    char path[PATH_MAX];
+    if (state && strcmp(state, "off") == 0)
+        return PROTO_OK;
+    enum proto_status status = PROTO_OK;
+    if (!state)
+        status = state_path(cli, options, keys, path, sizeof path, &s->error);
+    if (!status)
+        status = coord_journal_open(&s->journal, state ? state : path,
+                                    keys ? keys->pair.public_key : none, &s->error);
+    if (state || status != PROTO_BUSY)
+        return status;
+    proto_log(PROTO_LOG_WARN, "COORD-NO-STATE",
+              "requests cannot be resumed after a restart: %s", s->error.text);
+    return PROTO_OK;
+}
+
 static enum proto_status serve(struct service *s, const struct coord_cli *cli,
-                               const struct api_server_options *options)
+                               struct api_server_options *options, const char *state)
 {
     struct coord_engine_options engine_options;
     struct net_cluster_keys keys;
-    char listen[NET_ADDRESS_BYTES];
+    char listen[NET_ADDRESS_BYTES], model[2 * PROTO_HASH_BYTES + 1];
     enum proto_status status = coord_cli_engine(cli, &engine_options, &keys, listen, &s->error);
     if (status)
         return status;
+    status = open_journal(s, cli, options, engine_options.keys, state);
+    engine_options.first_epoch = coord_journal_first_epoch(s->journal);
+    char *memory = coord_journal_get(s->journal, "workers");
+    engine_options.memory = memory;
     engine_options.respawn = true;
     engine_options.progress = true;
-    status = coord_engine_create(&s->engine, &engine_options, &s->error);
+    options->journal = s->journal;
+    if (!status)
+        status = coord_engine_create(&s->engine, &engine_options, &s->error);
+    free(memory);
+    if (!status) {
+        coord_engine_fingerprint(s->engine, model);
+        status = coord_journal_set_model(s->journal, model, &s->error);
+    }
     if (!status)
         status = api_server_start(&s->server, s->engine, options, &s->error);
     if (!status) {
@@ -109,13 +161,15 @@ static enum proto_status serve(struct service *s, const struct coord_cli *cli,
     }
     api_server_stop(s->server);
     coord_engine_destroy(s->engine);
+    coord_journal_close(s->journal);
     return status;
 }
 
 int command_serve(int argc, char **argv)
 {
     struct api_server_options server_options = {0};
-    uint32_t connections = 256;
+    uint32_t connections = 256, waiting = 256, resume_s = 60, keep_s = 600;
+    const char *state = NULL;
     const struct coord_option options[] = {
         {0, "listen", "ADDR", "HOST:PORT of the HTTP server, port 0 for any (127.0.0.1:8080)",
          COORD_OPTION_TEXT, &server_options.listen, 0, 0, NULL},
@@ -125,6 +179,15 @@ int command_serve(int argc, char **argv)
          COORD_OPTION_TEXT, &server_options.model_name, 0, 0, NULL},
         {0, "max-connections", "N", "HTTP connections at once (256)", COORD_OPTION_U32,
          &connections, 1, 65536, NULL},
+        {0, "max-waiting", "N", "answers that wait for a place at most, others get 429 (256)",
+         COORD_OPTION_U32, &waiting, 1, COORD_MAX_WAITING, NULL},
+        {0, "state", "FILE",
+         "what outlives a restart: requests, epochs; or off (~/.local/state/caravan/...)",
+         COORD_OPTION_TEXT, &state, 0, 0, NULL},
+        {0, "resume", "SECONDS", "after a restart, requests wait for their clients (60)",
+         COORD_OPTION_U32, &resume_s, 1, 86400, NULL},
+        {0, "keep-requests", "SECONDS", "answers can be asked for again (600)", COORD_OPTION_U32,
+         &keep_s, 1, 86400, NULL},
     };
     const struct coord_command command = {
         .name = "serve",
@@ -141,8 +204,11 @@ int command_serve(int argc, char **argv)
     if (rc >= 0)
         return rc;
     server_options.max_connections = connections;
+    server_options.max_waiting = waiting;
+    server_options.resume_s = resume_s;
+    server_options.keep_s = keep_s;
     block_signals();
     struct service service = {0};
-    enum proto_status status = serve(&service, &cli, &server_options);
+    enum proto_status status = serve(&service, &cli, &server_options, state);
     return status ? coord_cli_fail(&command, &service.error) : 0;
 }

@@ -167,8 +167,9 @@ void engine__on_ready(struct coord_engine *e, struct coord_worker *w,
 static bool list_held(struct coord_engine *e, struct coord_deployment *d)
 {
     d->held = calloc((size_t)e->n_active + 1, sizeof *d->held);
-    d->most = calloc((size_t)e->n_active + 1, sizeof *d->most);
-    if (!d->held || !d->most)
+    d->answers = calloc((size_t)e->n_active * d->plan->n_stages + 1, sizeof *d->answers);
+    d->refills = calloc((size_t)e->n_active + 1, sizeof *d->refills);
+    if (!d->held || !d->answers || !d->refills)
         return false;
     for (const struct coord_seq *seq = e->active; seq; seq = seq->next)
         if (!seq->finished)
@@ -185,8 +186,6 @@ static void ask_commit(struct coord_engine *e)
                                        .from = e->current ? e->current->epoch : 0,
                                        .held = d->held,
                                        .n_held = d->n_held}};
-    for (uint32_t i = 0; i < d->n_held; i++)
-        d->most[i] = (struct proto_held){.seq = d->held[i].seq};
     for (uint32_t i = 0; i < d->n_members; i++) {
         d->members[i].committed = false;
         engine__tell(d->members[i].worker, &msg, NULL, NULL);
@@ -221,6 +220,11 @@ static void rewind_sequences(struct coord_engine *e, const struct coord_deployme
                 proto_log(PROTO_LOG_INFO, "COORD-REPLAY", "seq=%u from=%llu to=%zu", seq->slot,
                           (unsigned long long)d->held[i].pos, seq->n_ids);
             seq->sent = seq->done = d->held[i].pos;
+            seq->refill = d->refills[i];
+            if (seq->refill.end)
+                proto_log(PROTO_LOG_INFO, "COORD-REFILL", "seq=%u stage=%u from=%llu to=%llu",
+                          seq->slot, seq->refill.stage, (unsigned long long)seq->refill.at,
+                          (unsigned long long)seq->refill.end);
         }
     }
 }
@@ -278,23 +282,52 @@ static bool fits(const struct coord_deployment *d, const struct proto_commit *co
     return true;
 }
 
-/* All can go on from the least that one has where they have the same or nothing; else they are
- * asked anew, for a cache may be able to go on from some positions only. */
-static bool agreed(const struct coord_deployment *d)
+/* What a stage answered about a sequence. */
+static const struct proto_held *answer_of(const struct coord_deployment *d, uint32_t stage,
+                                          uint32_t i)
 {
-    for (uint32_t i = 0; i < d->n_held; i++)
-        if (d->held[i].pos && d->held[i].pos != d->most[i].pos)
-            return false;
+    return &d->answers[(size_t)stage * d->n_held + i];
+}
+
+/* Whether one stage alone has less of a sequence than the others, which have the same, and the
+ * input that it lacks is at hand; then it is what is refilled. */
+static bool find_refill(struct coord_deployment *d, uint32_t i, uint64_t most)
+{
+    uint32_t n = 0, stage = 0;
+    for (uint32_t s = 0; s < d->plan->n_stages; s++)
+        if (answer_of(d, s, i)->pos < most) {
+            stage = s;
+            n++;
+        }
+    if (n != 1 || d->plan->n_stages == 1 || (stage && answer_of(d, stage - 1, i)->kept < most))
+        return false;
+    uint64_t from = answer_of(d, stage, i)->pos;
+    d->refills[i] = (struct coord_refill){.stage = stage, .at = from, .done = from, .end = most};
     return true;
 }
 
-static void add_answer(struct coord_deployment *d, const struct proto_commit *commit)
+/* From where a sequence goes on: from what all have, or what all will have. Where that is not clear
+ * yet they are asked anew, for a cache may be able to go on from some positions only. */
+static bool agree(struct coord_deployment *d, uint32_t i)
 {
-    for (uint32_t i = 0; i < d->n_held; i++) {
-        uint64_t pos = commit->held[i].pos;
-        d->held[i].pos = pos < d->held[i].pos ? pos : d->held[i].pos;
-        d->most[i].pos = pos > d->most[i].pos ? pos : d->most[i].pos;
+    uint64_t least = UINT64_MAX, most = 0;
+    for (uint32_t s = 0; s < d->plan->n_stages; s++) {
+        uint64_t pos = answer_of(d, s, i)->pos;
+        least = pos < least ? pos : least;
+        most = pos > most ? pos : most;
     }
+    d->refills[i] = (struct coord_refill){0};
+    bool refill = least < most && find_refill(d, i, most);
+    d->held[i].pos = refill ? most : least;
+    return refill || least == most || least == 0;
+}
+
+static bool agree_all(struct coord_deployment *d)
+{
+    bool all = true;
+    for (uint32_t i = 0; i < d->n_held; i++)
+        all &= agree(d, i);
+    return all;
 }
 
 void engine__on_committed(struct coord_engine *e, struct coord_worker *w,
@@ -310,11 +343,12 @@ void engine__on_committed(struct coord_engine *e, struct coord_worker *w,
     }
     m->committed = true;
     if (m->stage >= 0)
-        add_answer(d, commit);
+        memcpy(&d->answers[(size_t)m->stage * d->n_held], commit->held,
+               d->n_held * sizeof *d->answers);
     for (uint32_t i = 0; i < d->n_members; i++)
         if (!d->members[i].committed)
             return;
-    if (agreed(d))
+    if (agree_all(d))
         take_over(e);
     else
         ask_commit(e);

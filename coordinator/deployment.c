@@ -90,7 +90,8 @@ void engine__deployment_destroy(struct coord_deployment *d)
     free(d->hosts);
     free(d->members);
     free(d->held);
-    free(d->most);
+    free(d->answers);
+    free(d->refills);
     free(d);
 }
 

@@ -4,6 +4,7 @@
 #include "proto/log.h"
 
 #include <limits.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -309,11 +310,13 @@ enum proto_status coord_engine_create(struct coord_engine **out,
     e->active_last = &e->active;
     e->batches_last = &e->batches;
     e->next_batch = 1;
+    e->epoch = options->first_epoch;
     if ((status = copy_options(e, options, error)) || (status = open_model(e, error)))
         goto fail;
     set_defaults(e);
     if ((status = check_options(e, error)) || (status = make_slots(e, error)) ||
-        (status = engine__usage_create(e, error)) || (status = start(e, error)))
+        (status = engine__usage_create(e, error)) ||
+        (status = engine__recall(e, options->memory, error)) || (status = start(e, error)))
         goto fail;
     *out = e;
     return PROTO_OK;
@@ -401,6 +404,13 @@ const struct shard_model *coord_engine_model(const struct coord_engine *e)
 uint32_t coord_engine_ctx(const struct coord_engine *e)
 {
     return e->options.ctx;
+}
+
+void coord_engine_fingerprint(const struct coord_engine *e, char text[2 * PROTO_HASH_BYTES + 1])
+{
+    uint8_t hash[PROTO_HASH_BYTES];
+    crypto_generichash(hash, sizeof hash, e->card, e->card_bytes, NULL, 0);
+    sodium_bin2hex(text, 2 * PROTO_HASH_BYTES + 1, hash, sizeof hash);
 }
 
 const char *coord_engine_endpoint(const struct coord_engine *e)
@@ -513,8 +523,10 @@ static enum proto_status make_seq(struct coord_seq **out, struct coord_engine *e
         status = make_sampler(seq, e, &r->sampling, error);
     for (size_t i = 0; i < r->n_ids && seq->sampler; i++)
         text_sampler_accept(seq->sampler, r->ids[i]);
+    if (seq->sampler && r->sampler)
+        text_sampler_restore(seq->sampler, r->sampler);
     if (status == PROTO_OK)
-        status = engine__stream_create(&seq->stream, e, error);
+        status = engine__stream_create(&seq->stream, e, r, error);
     if (status == PROTO_OK)
         *out = seq;
     else

@@ -22,6 +22,8 @@
 #include "shard/plan.h"
 #include "shard/plan/search.h"
 
+#define COORD_MAX_WAITING 256u /* requests that wait for a slot */
+
 struct coord_engine;
 struct coord_stream;
 
@@ -62,6 +64,8 @@ struct coord_engine_options {
     bool keep_packed;          /* local workers keep packed weights in it: a second copy */
     bool respawn;              /* restart local workers that end */
     bool progress;             /* show progress of loading on standard error */
+    uint64_t first_epoch;      /* epochs are higher than this one */
+    const char *memory;        /* what coord_engine_memory said in an earlier life; NULL: nothing */
     bool profile;              /* workers measure their machines and, while idle, the links */
 };
 
@@ -83,8 +87,19 @@ const struct text_vocab *coord_engine_vocab(const struct coord_engine *engine);
 const struct text_chat *coord_engine_chat(const struct coord_engine *engine);
 const struct shard_model *coord_engine_model(const struct coord_engine *engine);
 uint32_t coord_engine_ctx(const struct coord_engine *engine);
+/* What is to be remembered of workers and links; malloc'ed text, NULL without memory. */
+char *coord_engine_memory(struct coord_engine *engine);
+/* A hash of the model's header (shape, vocabulary, all metadata) in hexadecimal. */
+void coord_engine_fingerprint(const struct coord_engine *engine,
+                              char text[2 * PROTO_HASH_BYTES + 1]);
 /* The endpoint that workers join, "" if none. */
 const char *coord_engine_endpoint(const struct coord_engine *engine);
+
+struct coord_event;
+
+/* Takes an event as it comes, on the engine's thread, which it must not hold up. False: no more are
+ * wanted. */
+typedef bool coord_event_fn(void *user, const struct coord_event *event);
 
 enum coord_want {
     COORD_WANT_TOKENS, /* generate */
@@ -99,6 +114,13 @@ struct coord_request {
     bool ignore_eog;    /* go on after an end-of-generation token */
     uint32_t top_logprobs; /* candidates reported with each token, at most 20 */
     struct text_sampling sampling;
+    /* Goes on with what another engine began: ids are the prompt and what was generated so far, and
+     * this is its sampler behind the last of them. NULL: a new request. */
+    const struct text_sampler_state *sampler;
+    /* Where set, it takes the events instead of coord_stream_next. It may be called before
+     * coord_engine_submit returns, and never after coord_stream_destroy has returned. */
+    coord_event_fn *on_event;
+    void *user;
 };
 
 enum coord_event_kind {
@@ -118,6 +140,7 @@ struct coord_event {
     bool eog;      /* an end-of-generation token: not to be shown */
     struct text_candidate top[20]; /* logit field holds logprobs */
     uint32_t n_top;
+    struct text_sampler_state sampler; /* behind the token */
     /* LOGITS: one row */
     uint64_t pos;
     const float *logits; /* n_vocab floats, valid until the next call on the stream */

@@ -14,6 +14,7 @@
  *   usage.c      how often each expert is chosen
  *   supply.c     the model's bytes, for workers that lack them (a thread of its own)
  *   survey.c     what machines and links can do, measured
+ *   recall.c     workers of an earlier life
  *   local.c      workers that are children of this process
  *   scheduler.c  sequences into batches
  *   results.c    what comes back: tokens, logits, times
@@ -33,8 +34,6 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-
-#define COORD_MAX_WAITING 256u /* requests that wait for a slot */
 
 /* ---- workers ---- */
 
@@ -59,6 +58,7 @@ struct coord_worker {
     uint64_t steps, rss_bytes;
     uint64_t stepped_ns; /* when it last was seen to compute */
     bool draining;       /* is to leave as soon as others have its part */
+    uint32_t blame;      /* connections to and from it that could not be made */
     uint64_t shunned_ns; /* until then it is left out of plans if that can be; 0: no */
     net_peer rival;    /* another connection with its key, see admit in registry.c */
     uint64_t rival_ns; /* since when; 0: none */
@@ -72,9 +72,19 @@ struct coord_worker {
     struct proto_profile profile;
     struct coord_link_rate from_here;
     struct coord_link_rate links[PROTO_MAX_WORKERS + 1]; /* to others; [COORD_HERE]: to here */
+    /* recall.c */
+    bool recalled; /* known from an earlier life, has not joined since */
+    char recalled_host[NET_ADDRESS_BYTES];
 };
 
 /* ---- requests ---- */
+
+/* Positions of a sequence that one stage alone lacks: it gets its input of them again, which the
+ * stage before it has kept, and answers when it has computed them. */
+struct coord_refill {
+    uint32_t stage;
+    uint64_t at, done, end; /* the next to be sent, those computed; at its end when done is */
+};
 
 struct coord_seq {
     struct coord_seq *next;
@@ -85,6 +95,7 @@ struct coord_seq {
     size_t n_ids, n_prompt;
     size_t sent, done;  /* positions in batches so far; of which answered */
     size_t logits_done; /* rows of logits that were handed over */
+    struct coord_refill refill;
     uint32_t max_tokens, candidates, top_logprobs;
     bool ignore_eog, finished;
     bool cached; /* workers have positions of it */
@@ -102,6 +113,8 @@ struct coord_batch {
     struct coord_batch *next;
     uint64_t id, sent_ns;
     uint32_t n_ranges, n_rows;
+    bool refill;    /* of ranges' sequences */
+    uint32_t stage; /* that answers */
     struct coord_range ranges[];
 };
 
@@ -135,8 +148,10 @@ struct coord_deployment {
     struct coord_worker **stages, **hosts; /* in the plan's order */
     struct coord_member *members;          /* stages, then those that are hosts alone */
     uint32_t n_members;
-    /* While committing: what was asked of all members, and the least and most that they have. */
-    struct proto_held *held, *most;
+    /* While committing: what was asked of all members, and then what is true of all. */
+    struct proto_held *held;    /* of each sequence */
+    struct proto_held *answers; /* n_held of each stage */
+    struct coord_refill *refills; /* of each sequence */
     uint32_t n_held;
 };
 
@@ -175,6 +190,7 @@ struct coord_survey {
     uint64_t busy_ns; /* when something was computed last */
     uint64_t awaits_ns; /* since when the first plan waits for it; 0: it does not */
     bool decided;       /* the first plan was not, or is no longer, waited with */
+    bool said;          /* that it is */
 };
 
 struct coord_engine {
@@ -376,6 +392,13 @@ bool engine__survey_awaited(struct coord_engine *e, uint64_t now_ns);
 /* Fills out->links between workers that the status has. False on lack of memory. */
 bool engine__describe_links(const struct coord_engine *e, struct coord_status *out);
 
+/* recall.c */
+/* Takes up what coord_engine_memory said; NULL: nothing. */
+enum proto_status engine__recall(struct coord_engine *e, const char *memory,
+                                 struct proto_error *error);
+/* Whether a worker that joins is where it was in an earlier life: once. */
+bool engine__recalled(struct coord_worker *w);
+
 /* local.c */
 enum proto_status engine__start_children(struct coord_engine *e, struct proto_error *error);
 void engine__tick_children(struct coord_engine *e, uint64_t now_ns);
@@ -405,6 +428,7 @@ void engine__on_failed(struct coord_engine *e, struct coord_worker *w,
 
 /* stream.c: reference-counted, one for the reader and one for the sequence. */
 enum proto_status engine__stream_create(struct coord_stream **out, struct coord_engine *e,
+                                        const struct coord_request *request,
                                         struct proto_error *error);
 void engine__stream_unref(struct coord_stream *stream);
 /* Adds an event; logits (n_vocab floats, may be unaligned) are copied. False on lack of memory. */

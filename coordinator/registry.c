@@ -189,6 +189,7 @@ static void on_hello(struct coord_port *port, net_peer from, const uint8_t *key,
         w->state = COORD_JOINED;
         w->rival_ns = w->shunned_ns = 0;
         w->draining = false;
+        w->blame = 0;
         w->link = port->link;
         w->peer = from;
         w->local = port->local;

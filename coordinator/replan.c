@@ -382,10 +382,25 @@ void engine__replan(struct coord_engine *e)
 
 /* ---- what goes wrong with plans ---- */
 
+/* Who is to blame for a load that failed: of a connection that could not be made the end that had
+ * more such trouble before, or the far one. */
+static struct coord_worker *find_blamed(const struct coord_deployment *d, struct coord_worker *w,
+                                        enum proto_status status)
+{
+    const struct coord_member *m = engine__member(d, w);
+    if (status != PROTO_LOST || !m || m->stage < 0 || m->stage + 1 >= (int)d->plan->n_stages)
+        return w;
+    struct coord_worker *next = d->stages[m->stage + 1];
+    w->blame++;
+    next->blame++;
+    return w->blame > next->blame ? w : next;
+}
+
 void engine__load_failed(struct coord_engine *e, struct coord_worker *w,
                          const struct proto_error *error)
 {
     uint64_t now_ns = net_now_ns();
+    struct coord_worker *blamed = find_blamed(e->next, w, error->status);
     bool committing = e->next->state == COORD_COMMITTING;
     if (committing) {
         engine__break(e, error->text);
@@ -397,7 +412,7 @@ void engine__load_failed(struct coord_engine *e, struct coord_worker *w,
         }
     }
     proto_log(PROTO_LOG_WARN, "COORD-FAILED", "error=\"%s\"", error->text);
-    w->shunned_ns = now_ns + SHUN_MS * 1000000ull;
+    blamed->shunned_ns = now_ns + SHUN_MS * 1000000ull;
     e->retry_ns = now_ns + RETRY_MS * 1000000ull;
     if (!engine__serving(e)) {
         e->stuck = *error;

@@ -155,6 +155,7 @@ static void emit_token(struct coord_engine *e, struct coord_seq *seq, struct coo
         seq->first_token_ns = net_now_ns();
     e->generated_tokens++;
     text_sampler_accept(seq->sampler, event->token);
+    event->sampler = text_sampler_save(seq->sampler);
     engine__stream_push(seq->stream, event, NULL, 0);
     if (event->eog && !seq->ignore_eog)
         finish_normally(e, seq, COORD_FINISH_STOP);
@@ -255,10 +256,9 @@ void engine__on_result(struct coord_engine *e, struct coord_worker *w,
 {
     struct proto_error error;
     struct coord_batch *batch = NULL;
-    if (engine__serving(e) && result->epoch == e->current->epoch &&
-        w == e->current->stages[e->current->plan->n_stages - 1])
+    if (engine__serving(e) && result->epoch == e->current->epoch)
         batch = engine__find_batch(e, result->batch);
-    if (!batch)
+    if (!batch || w != e->current->stages[batch->stage])
         return;
     enum proto_status status =
         proto_result_check(result, payload ? net_payload_len(payload) : 0, &error);

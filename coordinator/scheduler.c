@@ -148,9 +148,14 @@ static bool generating(const struct coord_seq *seq)
     return !seq->finished && seq->n_ids > seq->n_prompt && seq->n_ids <= seq->sent + 1;
 }
 
+static bool refilling(const struct coord_seq *seq)
+{
+    return seq->refill.done < seq->refill.end;
+}
+
 static size_t ready_rows(const struct coord_seq *seq)
 {
-    return seq->finished ? 0 : seq->n_ids - seq->sent;
+    return seq->finished || refilling(seq) ? 0 : seq->n_ids - seq->sent;
 }
 
 /* Generating sequences that this batch takes: an even share of all, so that each stage always has
@@ -209,6 +214,28 @@ static void add_prompts(struct coord_engine *e, struct draft *draft)
     }
 }
 
+/* What a stage lacks comes first; a batch is for one stage. */
+static bool add_refills(struct coord_engine *e, struct draft *draft)
+{
+    struct coord_batch *batch = draft->batch;
+    for (struct coord_seq *seq = e->active; seq; seq = seq->next) {
+        struct coord_refill *r = &seq->refill;
+        uint64_t n = draft->max_rows - batch->n_rows, left = r->end - r->at;
+        if (seq->finished || !left || !n || (batch->refill && batch->stage != r->stage))
+            continue;
+        n = left < n ? left : n;
+        batch->refill = true;
+        batch->stage = r->stage;
+        batch->ranges[batch->n_ranges++] = (struct coord_range){
+            .seq = seq, .range = {.seq = seq->slot, .pos = r->at, .n = (uint32_t)n}};
+        batch->n_rows += (uint32_t)n;
+        r->at += n;
+        seq->cached = true;
+        seq->in_flight++;
+    }
+    return batch->refill;
+}
+
 /* Sequences take turns: the one that was served goes to the end of the list. */
 static void rotate(struct coord_engine *e)
 {
@@ -239,6 +266,13 @@ static void free_ids(void *data, void *arg)
     free(data);
 }
 
+/* Who gets it: of a refill the stage before the one that lacks something. */
+static struct coord_worker **first_stage(const struct coord_engine *e,
+                                         const struct coord_batch *batch)
+{
+    return &e->current->stages[batch->refill && batch->stage ? batch->stage - 1 : 0];
+}
+
 static enum proto_status send_batch(struct coord_engine *e, struct coord_batch *batch,
                                     struct proto_error *error)
 {
@@ -259,12 +293,18 @@ static enum proto_status send_batch(struct coord_engine *e, struct coord_batch *
     struct proto_msg msg = {.kind = PROTO_MSG_BATCH,
                             .batch = {.epoch = e->current->epoch,
                                       .batch = batch->id,
+                                      .replay = batch->refill && batch->stage,
+                                      .stop = batch->refill ? batch->stage + 1 : 0,
                                       .ranges = ranges,
                                       .n_ranges = batch->n_ranges,
                                       .drops = e->drops,
                                       .n_drops = e->n_drops}};
     batch->sent_ns = net_now_ns();
-    enum proto_status status = engine__tell(e->current->stages[0], &msg, &payload, error);
+    if (msg.batch.replay) {
+        net_payload_destroy(payload);
+        payload = NULL;
+    }
+    enum proto_status status = engine__tell(*first_stage(e, batch), &msg, &payload, error);
     free(ranges);
     return status;
 }
@@ -278,8 +318,11 @@ static bool dispatch(struct coord_engine *e)
     struct draft draft = {.batch = batch, .max_rows = e->options.batch};
     if (!batch)
         return false;
-    add_generating(e, &draft);
-    add_prompts(e, &draft);
+    batch->stage = e->current->plan->n_stages - 1;
+    if (!add_refills(e, &draft)) {
+        add_generating(e, &draft);
+        add_prompts(e, &draft);
+    }
     if (batch->n_rows == 0 && e->n_drops == 0) {
         free(batch);
         return false;
@@ -291,7 +334,7 @@ static bool dispatch(struct coord_engine *e)
     if (e->n_batches == 1)
         e->progressed_ns = net_now_ns();
     if (send_batch(e, batch, &error) != PROTO_OK) {
-        engine__lose_worker(e, e->current->stages[0],
+        engine__lose_worker(e, *first_stage(e, batch),
                             error.status == PROTO_LOST ? "its connection was closed" : error.text);
         return false;
     }
@@ -305,7 +348,7 @@ static bool dispatch(struct coord_engine *e)
 static uint32_t in_flight_limit(const struct coord_engine *e)
 {
     for (const struct coord_seq *seq = e->active; seq; seq = seq->next)
-        if (!generating(seq) && ready_rows(seq))
+        if ((!generating(seq) && ready_rows(seq)) || (!seq->finished && refilling(seq)))
             return e->current->plan->n_stages + 1;
     return e->current->plan->n_stages;
 }
@@ -355,8 +398,13 @@ static void remove_batch(struct coord_engine *e, struct coord_batch *batch)
 
 void engine__batch_done(struct coord_engine *e, struct coord_batch *batch)
 {
-    for (uint32_t i = 0; i < batch->n_ranges; i++)
-        batch->ranges[i].seq->done += batch->ranges[i].range.n;
+    for (uint32_t i = 0; i < batch->n_ranges; i++) {
+        struct coord_seq *seq = batch->ranges[i].seq;
+        if (batch->refill)
+            seq->refill.done += batch->ranges[i].range.n;
+        else
+            seq->done += batch->ranges[i].range.n;
+    }
     remove_batch(e, batch);
 }
 
@@ -364,8 +412,10 @@ void engine__forget_batches(struct coord_engine *e)
 {
     while (e->batches)
         remove_batch(e, e->batches);
-    for (struct coord_seq *seq = e->active; seq; seq = seq->next)
+    for (struct coord_seq *seq = e->active; seq; seq = seq->next) {
         seq->sent = seq->done;
+        seq->refill = (struct coord_refill){0};
+    }
     retire(e);
 }
 

@@ -23,11 +23,14 @@ struct coord_stream {
     struct node *first, **last;
     struct node *given; /* what the last next returned */
     size_t queued_bytes;
+    coord_event_fn *on_event; /* takes the events in place of the queue; NULL: they are queued */
+    void *user;
     unsigned refs;
     bool abandoned, ended;
 };
 
 enum proto_status engine__stream_create(struct coord_stream **out, struct coord_engine *e,
+                                        const struct coord_request *request,
                                         struct proto_error *error)
 {
     struct coord_stream *stream = calloc(1, sizeof *stream);
@@ -40,6 +43,8 @@ enum proto_status engine__stream_create(struct coord_stream **out, struct coord_
     pthread_cond_init(&stream->changed, &attr);
     pthread_condattr_destroy(&attr);
     stream->engine = e;
+    stream->on_event = request->on_event;
+    stream->user = request->user;
     stream->last = &stream->first;
     stream->refs = 2;
     *out = stream;
@@ -64,9 +69,29 @@ void engine__stream_unref(struct coord_stream *stream)
     free(stream);
 }
 
+static bool ends(const struct coord_event *event)
+{
+    return event->kind == COORD_EVENT_DONE || event->kind == COORD_EVENT_FAILED;
+}
+
+/* Under the lock, so that nothing comes once the stream has been given up. */
+static void hand_over(struct coord_stream *stream, const struct coord_event *event)
+{
+    pthread_mutex_lock(&stream->mutex);
+    if (!stream->abandoned && !stream->ended) {
+        stream->abandoned = !stream->on_event(stream->user, event);
+        stream->ended = ends(event);
+    }
+    pthread_mutex_unlock(&stream->mutex);
+}
+
 bool engine__stream_push(struct coord_stream *stream, const struct coord_event *event,
                          const void *logits, size_t logits_bytes)
 {
+    if (stream->on_event) {
+        hand_over(stream, event);
+        return true;
+    }
     struct node *node = malloc(sizeof *node + logits_bytes);
     if (!node)
         return false;
@@ -137,8 +162,7 @@ bool coord_stream_next(struct coord_stream *stream, struct coord_event *event, i
         stream->queued_bytes -= node->logits_bytes;
         is_full = stream->queued_bytes > FULL_BYTES;
         stream->given = node;
-        stream->ended =
-            node->event.kind == COORD_EVENT_DONE || node->event.kind == COORD_EVENT_FAILED;
+        stream->ended = ends(&node->event);
         *event = node->event;
     }
     pthread_mutex_unlock(&stream->mutex);

@@ -19,6 +19,7 @@
 #define ECHOES      64u                  /* numbers, more than a measurement takes */
 #define FEW         8u                   /* workers whose links are measured one after another */
 #define PATIENCE_NS (20ull * 1000000000) /* that the first plan waits for measurements */
+#define NOTICED_NS  (500ull * 1000000)   /* of that without a word */
 #define HERE        COORD_HERE
 #define NOBODY      UINT32_MAX
 
@@ -29,6 +30,8 @@ static struct coord_link_rate *rate_of(const struct coord_engine *e, uint32_t fr
 
 void engine__survey_forget(struct coord_engine *e, struct coord_worker *w)
 {
+    if (engine__recalled(w))
+        return;
     w->profile = (struct proto_profile){0};
     w->profiled = false;
     w->from_here = (struct coord_link_rate){0};
@@ -250,14 +253,14 @@ static bool knows_enough(const struct coord_engine *e)
 bool engine__survey_awaited(struct coord_engine *e, uint64_t now_ns)
 {
     struct coord_survey *survey = &e->survey;
-    bool late = survey->awaits_ns && now_ns - survey->awaits_ns > PATIENCE_NS;
-    survey->decided = survey->decided || late || knows_enough(e);
-    if (survey->decided || survey->awaits_ns)
-        return !survey->decided;
-    survey->awaits_ns = now_ns;
-    if (e->options.progress)
+    survey->awaits_ns = survey->awaits_ns ? survey->awaits_ns : now_ns;
+    uint64_t waited_ns = now_ns - survey->awaits_ns;
+    survey->decided = survey->decided || waited_ns > PATIENCE_NS || knows_enough(e);
+    if (!survey->decided && !survey->said && waited_ns > NOTICED_NS && e->options.progress) {
+        survey->said = true;
         fputs("measuring the machines and the links between them, for a plan\n", stderr);
-    return true;
+    }
+    return !survey->decided;
 }
 
 enum proto_status coord_engine_wait_survey(struct coord_engine *e, uint32_t deadline_s,

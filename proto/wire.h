@@ -157,6 +157,7 @@ struct proto_failed {
 struct proto_held {
     uint32_t seq;
     uint64_t pos;
+    uint64_t kept; /* COMMITTED: of how many the rows are kept that were sent on */
 };
 
 /* COMMIT: positions that the caches are believed to have; sequences not named are to be forgotten.
@@ -298,6 +299,10 @@ struct proto_batch {
     uint32_t n_times;
     struct proto_host_time *host_times; /* one for each host that was asked */
     uint32_t n_host_times;
+    bool replay;   /* coordinator -> a stage: send on again what you sent on of these ranges; without
+                      payload, and nothing is computed */
+    uint32_t stop; /* the stage whose caches it is for answers, and passes nothing on: its number and
+                      one; 0: the last */
 };
 
 /* A part of a batch's results: rows in the order of the batch's wanted rows. The payload holds,

@@ -166,6 +166,7 @@ static enum proto_status check_batch(const struct check *c, const struct proto_b
     TRY(list(c, "ranges", batch->ranges, batch->n_ranges, PROTO_MAX_BATCH_RANGES));
     TRY(list(c, "drops", batch->drops, batch->n_drops, PROTO_MAX_SEQUENCES));
     TRY(list(c, "times", batch->times, batch->n_times, PROTO_MAX_WORKERS));
+    TRY(number(c, "stop", batch->stop, 0, PROTO_MAX_WORKERS));
     TRY(host_times(c, batch->host_times, batch->n_host_times));
     for (uint32_t i = 0; i < batch->n_ranges; i++) {
         const struct proto_range *range = &batch->ranges[i];
@@ -263,6 +264,7 @@ static enum proto_status check_commit(const struct check *c, const struct proto_
     for (uint32_t i = 0; i < commit->n_held; i++) {
         TRY(number(c, "seq", commit->held[i].seq, 0, PROTO_MAX_SEQUENCES - 1));
         TRY(number(c, "pos", commit->held[i].pos, 0, PROTO_MAX_CONTEXT));
+        TRY(number(c, "kept", commit->held[i].kept, 0, PROTO_MAX_CONTEXT));
     }
     return PROTO_OK;
 }

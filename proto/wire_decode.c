@@ -286,6 +286,8 @@ static enum proto_status take_batch(struct proto_batch *out, const Wire__Batch *
                                  batch->n_host_times, error);
     if (status != PROTO_OK)
         return status;
+    out->replay = batch->replay != 0;
+    out->stop = batch->stop;
     out->n_ranges = (uint32_t)n;
     out->n_drops = (uint32_t)batch->n_drops;
     if (out->n_drops)
@@ -408,7 +410,7 @@ static enum proto_status take_commit(struct proto_commit *out, const Wire__Commi
                                      struct proto_error *error)
 {
     size_t n = commit->n_seq;
-    if (commit->n_pos != n || n > PROTO_MAX_SEQUENCES)
+    if (commit->n_pos != n || commit->n_kept != n || n > PROTO_MAX_SEQUENCES)
         return bad(error, "a wrong number of sequences");
     if (take_array(&out->held, n, sizeof *out->held, error) != PROTO_OK)
         return PROTO_NOMEM;
@@ -416,7 +418,7 @@ static enum proto_status take_commit(struct proto_commit *out, const Wire__Commi
     out->from = commit->from;
     out->n_held = (uint32_t)n;
     for (size_t i = 0; i < n; i++)
-        out->held[i] = (struct proto_held){.seq = commit->seq[i], .pos = commit->pos[i]};
+        out->held[i] = (struct proto_held){commit->seq[i], commit->pos[i], commit->kept[i]};
     return PROTO_OK;
 }
 

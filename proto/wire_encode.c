@@ -250,6 +250,8 @@ static enum proto_status fill_batch(Wire__Batch *out, const struct proto_batch *
     out->candidates = candidates;
     out->n_drops = batch->n_drops;
     out->drops = batch->drops;
+    out->replay = batch->replay;
+    out->stop = batch->stop;
     out->n_times = words;
     out->times = times;
     out->n_host_times = (size_t)batch->n_host_times * PROTO__HOST_TIME_WORDS;
@@ -382,22 +384,25 @@ static enum proto_status fill_commit(Wire__Commit *out, const struct proto_commi
                                      void **scratch, struct proto_error *error)
 {
     const size_t n = commit->n_held;
-    size_t need = n * (sizeof(uint64_t) + sizeof(uint32_t));
+    size_t need = n * (2 * sizeof(uint64_t) + sizeof(uint32_t));
     uint64_t *pos = malloc(need ? need : 1);
     if (!pos)
         return proto_fail_nomem(error, need, "a commit message");
     *scratch = pos;
-    uint32_t *seq = (uint32_t *)(pos + n);
+    uint64_t *kept = pos + n;
+    uint32_t *seq = (uint32_t *)(kept + n);
     for (size_t i = 0; i < n; i++) {
         seq[i] = commit->held[i].seq;
+        kept[i] = commit->held[i].kept;
         pos[i] = commit->held[i].pos;
     }
     wire__commit__init(out);
     out->epoch = commit->epoch;
     out->from = commit->from;
-    out->n_seq = out->n_pos = n;
+    out->n_seq = out->n_pos = out->n_kept = n;
     out->seq = seq;
     out->pos = pos;
+    out->kept = kept;
     return PROTO_OK;
 }
 

@@ -105,6 +105,14 @@ void shard_store_limit(struct shard_store *store, uint64_t bytes)
     store->room.limit = bytes;
 }
 
+void shard_store_trim(struct shard_store *store)
+{
+    struct proto_error why;
+    /* What may not go leaves too little room: whoever wants to keep more hears of it. */
+    if (shard__room_take(store, &store->room, 0, &why) && why.status != PROTO_NOSPACE)
+        proto_log(PROTO_LOG_WARN, "SHARD-UNTRIMMED", "why=\"%s\"", why.text);
+}
+
 struct shard__room *shard__store_room(struct shard_store *store)
 {
     return &store->room;
@@ -174,6 +182,16 @@ void shard_store_unmap(struct shard_mapped *mapped)
 bool shard_mapped_lost(const struct shard_mapped *mapped)
 {
     return mapped->guard && shard__guard_lost(mapped->guard);
+}
+
+bool shard_store_knows(const struct shard_store *store, const uint8_t hash[PROTO_HASH_BYTES])
+{
+    char *piece = shard__store_path(store, "pieces", hash, ".piece");
+    char *part = shard__store_path(store, "pieces", hash, ".part");
+    bool known = !piece || !part || access(piece, F_OK) == 0 || access(part, F_OK) == 0;
+    free(piece);
+    free(part);
+    return known;
 }
 
 void shard_store_drop(struct shard_store *store, const uint8_t hash[PROTO_HASH_BYTES])

@@ -29,6 +29,9 @@ const char *shard_store_dir(const struct shard_store *store);
  * uses the directory keeps to its own limit. Called before the store is used. */
 void shard_store_limit(struct shard_store *store, uint64_t bytes);
 
+/* Removes what is beyond the limit and may go, before anything more is kept. */
+void shard_store_trim(struct shard_store *store);
+
 /* A list of names, of pieces and packed weights, that its owner needs: no process removes them to
  * make room while the owner lives. Other locks than this do not hold them: what is damaged goes.
  * Any thread; NULL is allowed for a lease. */
@@ -53,6 +56,9 @@ void shard_store_unmap(struct shard_mapped *mapped);
 /* Whether bytes of it turned out not to be there any more: the file was cut short, or its disk
  * fails. They read as zeros, so what was computed from it is worth nothing until this was asked. */
 bool shard_mapped_lost(const struct shard_mapped *mapped);
+
+/* Whether the store has a piece, or a part of it; nothing is verified. */
+bool shard_store_knows(const struct shard_store *store, const uint8_t hash[PROTO_HASH_BYTES]);
 
 /* Removes a piece, where it is there; who has it mapped keeps it. */
 void shard_store_drop(struct shard_store *store, const uint8_t hash[PROTO_HASH_BYTES]);

@@ -112,7 +112,6 @@ static enum proto_status pass_on(struct worker_compute *compute, struct job *job
     const struct shard_program *program = job->slice->program;
     struct worker_output *output = calloc(1, sizeof *output);
     size_t x_bytes = rows * shard_row_floats(program->model, program->layer_end) * sizeof *x;
-    worker_exec_pack_rows(program, x, rows);
     if (output)
         output->payload = net_payload_wrap(x, x_bytes, free_rows, NULL);
     if (!output || !output->payload) {
@@ -152,11 +151,17 @@ static enum proto_status copy_ids(int32_t **out, const struct job *job, size_t r
     return PROTO_OK;
 }
 
+static void forget_sequence(struct worker_slice *slice, uint32_t seq)
+{
+    shard_kv_drop(slice->kv, seq);
+    worker_boundary_drop(slice->boundary, seq);
+}
+
 static void drop_sequences(const struct job *job)
 {
     for (uint32_t i = 0; i < job->batch.n_drops; i++)
         if (job->batch.drops[i] < job->slice->load.max_seqs)
-            shard_kv_drop(job->slice->kv, job->batch.drops[i]);
+            forget_sequence(job->slice, job->batch.drops[i]);
 }
 
 static enum proto_status run_program(const struct job *job, float *x, struct worker_answer *answer,
@@ -177,6 +182,35 @@ static enum proto_status run_program(const struct job *job, float *x, struct wor
 static void deliver_answer(void *arg, struct worker_output *output)
 {
     worker_compute_deliver(arg, output);
+}
+
+static bool passes_on(const struct job *job)
+{
+    return !job->slice->load.head && job->batch.stop != job->slice->load.stage + 1;
+}
+
+/* Sends on again what was sent on before. */
+static enum proto_status run_replay(struct worker_compute *compute, struct job *job,
+                                    struct proto_error *error)
+{
+    const struct worker_boundary *boundary = job->slice->boundary;
+    size_t rows = proto_batch_rows(&job->batch), row_bytes = worker_boundary_row_bytes(boundary);
+    char *x = aligned_alloc(64, (rows * row_bytes + 64) & ~(size_t)63), *to = x;
+    if (!x)
+        return proto_fail_nomem(error, rows * row_bytes, "a batch's rows");
+    for (uint32_t i = 0; i < job->batch.n_ranges; i++) {
+        const struct proto_range *r = &job->batch.ranges[i];
+        const void *kept = worker_boundary_rows(boundary, r->seq, r->pos, r->n);
+        if (!kept) {
+            free(x);
+            return proto_fail(error, PROTO_NOTFOUND,
+                              "rows of sequence %u are asked for that are not kept", r->seq);
+        }
+        memcpy(to, kept, r->n * row_bytes);
+        to += r->n * row_bytes;
+    }
+    job->batch.replay = false;
+    return pass_on(compute, job, (float *)(void *)x, rows, error);
 }
 
 static enum proto_status run_batch(struct worker_compute *compute, struct job *job,
@@ -203,8 +237,11 @@ static enum proto_status run_batch(struct worker_compute *compute, struct job *j
         status = add_times(&job->batch, job, started_ns, worker_asker_waited_ns(job->asker), error);
     if (status == PROTO_OK)
         status = worker_asker_add_times(job->asker, &job->batch, error);
-    if (status == PROTO_OK && !job->slice->load.head)
+    if (status == PROTO_OK && passes_on(job)) {
+        worker_exec_pack_rows(job->slice->program, x, rows);
+        worker_boundary_keep(job->slice->boundary, job->batch.ranges, job->batch.n_ranges, x);
         return pass_on(compute, job, x, rows, error);
+    }
     if (status == PROTO_OK)
         status = worker_answer_finish(&answer, error);
     worker_answer_discard(&answer);
@@ -273,7 +310,7 @@ static void run_job(struct worker_compute *compute, struct job *job)
         run_profile(compute);
     } else if (!job->slice) {
         run_measure(compute, job);
-    } else if (run_batch(compute, job, &error) != PROTO_OK) {
+    } else if ((job->batch.replay ? run_replay : run_batch)(compute, job, &error) != PROTO_OK) {
         deliver_failure(compute, job, &error);
     }
 }

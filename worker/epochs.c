@@ -238,7 +238,7 @@ static void link_again(struct worker_epochs *epochs, uint64_t now_ns)
     if (now_ns - d->link_since_ns > LINK_DEADLINE_MS * 1000000ull) {
         struct proto_error error;
         proto_fail(
-            &error, PROTO_TIMEOUT,
+            &error, PROTO_LOST,
             "worker %s cannot reach the next worker at %s within %u s; is a firewall between "
             "them?",
             epochs->options.name, load->next_endpoint, LINK_DEADLINE_MS / 1000);
@@ -277,15 +277,19 @@ static bool is_held(const struct proto_commit *commit, uint32_t seq)
 }
 
 /* Forgets sequences that are over, and finds out how far the others can go on. */
-static void settle(struct shard_kv *kv, struct proto_commit *commit)
+static void settle(struct worker_slice *slice, struct proto_commit *commit)
 {
+    struct shard_kv *kv = slice->kv;
     uint32_t max = shard_kv_max_seqs(kv);
     for (uint32_t seq = 0; seq < max; seq++)
-        if (!is_held(commit, seq))
+        if (!is_held(commit, seq)) {
             shard_kv_drop(kv, seq);
+            worker_boundary_drop(slice->boundary, seq);
+        }
     for (uint32_t i = 0; i < commit->n_held; i++) {
         struct proto_held *held = &commit->held[i];
         held->pos = held->seq < max ? shard_kv_resume(kv, held->seq, held->pos) : 0;
+        held->kept = worker_boundary_kept(slice->boundary, held->seq);
     }
 }
 
@@ -300,15 +304,23 @@ static void tell_committed(struct change *change)
     worker_compute_deliver(change->epochs->options.compute, output);
 }
 
+/* Caches of layers, and rows that were sent on after the same layer. */
+static void inherit(struct worker_slice *slice, struct worker_slice *old)
+{
+    if (slice->kv && old->kv)
+        shard_kv_take(slice->kv, old->kv);
+    if (slice->program && old->program && slice->program->layer_end == old->program->layer_end)
+        worker_boundary_take(slice->boundary, old->boundary);
+}
+
 static void make_change(struct worker_call *call, bool dropped)
 {
     struct change *change = (struct change *)call;
-    struct shard_kv *kv = change->slice->kv;
     if (!dropped) {
-        if (kv && change->inherit && change->old->slice->kv)
-            shard_kv_take(kv, change->old->slice->kv);
-        if (kv)
-            settle(kv, &change->commit);
+        if (change->inherit)
+            inherit(change->slice, change->old->slice);
+        if (change->slice->kv)
+            settle(change->slice, &change->commit);
         tell_committed(change);
     }
     if (change->old)
@@ -414,7 +426,8 @@ void worker_epochs_batch(struct worker_epochs *epochs, const uint8_t *key,
                          struct proto_batch *batch, struct net_payload **payload, uint64_t now_ns)
 {
     struct worker_deployment *d = epochs->current;
-    if (!d || batch->epoch != epoch_of(d) || !is_before(d, key) || !d->slice->exec) {
+    if (!d || batch->epoch != epoch_of(d) || !d->slice->exec ||
+        (batch->replay ? key != NULL : !is_before(d, key))) {
         proto_log(PROTO_LOG_DEBUG, "WORKER-BATCH-STALE", "epoch=%llu batch=%llu",
                   (unsigned long long)batch->epoch, (unsigned long long)batch->batch);
         return;
@@ -426,7 +439,7 @@ void worker_epochs_batch(struct worker_epochs *epochs, const uint8_t *key,
     size_t row_bytes =
         program->embed ? 4 : shard_row_floats(program->model, program->layer_first) * sizeof(float);
     size_t found = *payload ? net_payload_len(*payload) : 0;
-    if (found != rows * row_bytes)
+    if (found != (batch->replay ? 0 : rows * row_bytes))
         status = proto_fail(&error, PROTO_FORMAT,
                             "batch %llu: expected %llu rows of %zu bytes, found %zu bytes",
                             (unsigned long long)number, (unsigned long long)rows, row_bytes, found);
@@ -519,6 +532,7 @@ enum proto_status worker_epochs_create(struct worker_epochs **out,
                                                  .keep_packed = options->keep_packed,
                                                  .cache_limit_bytes = options->cache_limit_bytes,
                                                  .supply = options->supply,
+                                                 .boundary_bytes = options->boundary_bytes,
                                                  .tell = tell,
                                                  .done = on_built,
                                                  .arg = epochs};

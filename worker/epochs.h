@@ -27,6 +27,7 @@ struct worker_epochs_options {
     uint64_t cache_limit_bytes;
     const uint8_t *secret; /* the cluster's, for connections to workers that have pieces */
     struct worker_supply *supply;
+    uint64_t boundary_bytes;                              /* for rows that were sent on */
     void (*tell)(void *arg, const struct proto_msg *msg); /* a message for the coordinator */
     /* And one with a payload, which it takes. */
     void (*tell_with)(void *arg, const struct proto_msg *msg, struct net_payload **payload);

@@ -7,12 +7,10 @@
 #include "worker/fetch_parts.h"
 
 #define IN_FLIGHT_MOST 8u  /* chunks, at a source */
+#define SPARED_MOST    2u  /* at the coordinator, whose link all workers share, where others can */
 #define FIRST_NS       1e6 /* a chunk's time at a source that has brought none yet */
 #define LATEST         0.3 /* weight of the last chunk's time in the mean */
-#define SPARED                                                                                     \
-    4.0               /* so many times longer counts the time of the coordinator, whose link       \
-                         all workers share */
-#define ALONE_MOST 2u /* times that the coordinator is asked again, by itself */
+#define ALONE_MOST     2u  /* times that the coordinator is asked again, by itself */
 
 struct fetch_chunk *fetch__chunk(struct worker_fetcher *fetcher, unsigned i)
 {
@@ -94,7 +92,12 @@ static double cost(const struct worker_fetcher *fetcher, unsigned number)
 {
     const struct fetch_source *source = &fetcher->sources[number];
     double each = source->chunk_ns > 0 ? source->chunk_ns : FIRST_NS;
-    return (source->in_flight + 1) * each * (number == FETCH_COORDINATOR ? SPARED : 1.0);
+    return (source->in_flight + 1) * each;
+}
+
+static unsigned in_flight_most(unsigned number, uint32_t mask)
+{
+    return number == FETCH_COORDINATOR && !is_one(mask) ? SPARED_MOST : IN_FLIGHT_MOST;
 }
 
 /* -1 where none has room. */
@@ -102,7 +105,7 @@ static int best(const struct worker_fetcher *fetcher, uint32_t mask)
 {
     int found = -1;
     for (unsigned i = 0; i < fetcher->n_sources; i++)
-        if ((mask >> i & 1) && fetcher->sources[i].in_flight < IN_FLIGHT_MOST &&
+        if ((mask >> i & 1) && fetcher->sources[i].in_flight < in_flight_most(i, mask) &&
             (found < 0 || cost(fetcher, i) < cost(fetcher, (unsigned)found)))
             found = (int)i;
     return found;

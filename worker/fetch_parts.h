@@ -78,8 +78,8 @@ struct worker_fetcher {
     pthread_cond_t changed;
     struct fetch_answer *first, **last;
     struct proto_error failure; /* status OK: none */
-    unsigned posted; /* questions that the loop still holds, and that hold the fetcher */
-    bool over;       /* destroyed, but for those */
+    unsigned posted;            /* questions that the loop still holds, and that hold the fetcher */
+    bool over;                  /* destroyed, but for those */
 
     /* The loading thread's own, but for what struct fetch_source says. A source is written before
      * the loop hears of it. */

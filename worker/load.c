@@ -227,6 +227,8 @@ static enum proto_status load_tensor(struct load *load, struct worker__source *s
                                      struct target *target, struct proto_error *error)
 {
     const struct shard_tensor *tensor = source->tensor;
+    source->mat_first = target->weight->mat_first;
+    source->mat_end = target->weight->mat_end;
     enum proto_status status = check_shape(target->weight, target->mat_first, tensor, error);
     const atomic_bool *cancel = load->options->cancel;
     for (uint64_t i = 0; i < shard_pieces_count(tensor) && !status; i++) {

@@ -9,8 +9,7 @@
 
 #include "proto/log.h"
 
-#define WINDOW     (32u * PROTO_CHUNK_BYTES) /* bytes of a piece asked for ahead */
-#define TRIES_MOST 3                         /* where nobody judges */
+#define TRIES_MOST 3 /* where nobody judges */
 
 /* A piece on its way. It goes to one of part and memory. */
 struct transfer {
@@ -19,7 +18,7 @@ struct transfer {
     uint64_t have; /* bytes from the start that are there */
     struct shard_store_part *part;
     uint8_t *memory;
-    bool unkept; /* the part took no more; what was asked for is received and dropped */
+    bool unkept; /* the part took no more */
 };
 
 static const uint8_t *hash_of(const struct worker__source *source, uint64_t number)
@@ -56,47 +55,105 @@ static void keep_chunk(struct transfer *transfer, const void *data, size_t len)
     }
 }
 
-static enum proto_status take_chunk(struct transfer *transfer, struct proto_error *error)
+/* ---- chunks, asked for ahead of their turn: several pieces may be under way at several sources
+ * ---- */
+
+static bool is_needed(const struct worker__source *source, uint64_t piece)
 {
-    const struct worker_fetch *fetch = transfer->source->options->fetch;
-    uint64_t expected = chunk_bytes(transfer->have, transfer->bytes);
-    const void *data;
-    size_t len;
-    enum proto_status status = fetch->receive(fetch->arg, &data, &len, error);
+    uint64_t mat = shard_pieces_get(source->tensor, piece).mat;
+    return !source->mat_end || (mat >= source->mat_first && mat < source->mat_end);
+}
+
+/* The chunk after the last one asked for. False where there is none, or its piece may be in the
+ * store, whole or in part: that shows when it is its turn. */
+static bool next_chunk(const struct worker__source *source, struct worker__chunk *next)
+{
+    const struct worker__chunk *last = &source->last_asked;
+    uint64_t piece = last->piece, at = last->offset + last->bytes;
+    uint64_t bytes = shard_pieces_get(source->tensor, piece).bytes;
+    if (at == bytes) {
+        uint64_t n = shard_pieces_count(source->tensor);
+        for (piece++; piece < n && !is_needed(source, piece);)
+            piece++;
+        if (piece == n || (source->options->store &&
+                           shard_store_knows(source->options->store, hash_of(source, piece))))
+            return false;
+        at = 0;
+        bytes = shard_pieces_get(source->tensor, piece).bytes;
+    }
+    *next = (struct worker__chunk){.piece = piece, .offset = at, .bytes = chunk_bytes(at, bytes)};
+    return true;
+}
+
+static enum proto_status ask_ahead(struct worker__source *source, struct proto_error *error)
+{
+    const struct worker_fetch *fetch = source->options->fetch;
+    struct worker__chunk next;
+    enum proto_status status = PROTO_OK;
+    while (source->n_asked < WORKER__AHEAD_MOST && !status && next_chunk(source, &next)) {
+        status = fetch->request(fetch->arg, source->number, next.piece, next.offset,
+                                (uint32_t)next.bytes, error);
+        source->asked[(source->first_asked + source->n_asked++) % WORKER__AHEAD_MOST] = next;
+        source->last_asked = next;
+    }
+    return status;
+}
+
+/* Receives the oldest chunk asked for. */
+static enum proto_status receive(struct worker__source *source, const void **data, size_t *len,
+                                 struct proto_error *error)
+{
+    const struct worker_fetch *fetch = source->options->fetch;
+    const struct worker__chunk *chunk = &source->asked[source->first_asked];
+    enum proto_status status = fetch->receive(fetch->arg, data, len, error);
     if (status)
         return status;
-    if (len != expected)
+    if (*len != chunk->bytes)
         return proto_fail(error, PROTO_FORMAT,
                           "tensor %s, piece %" PRIu64 ": asked for %" PRIu64 " bytes, got %zu",
-                          transfer->source->tensor->name, transfer->number, expected, len);
-    transfer->source->fetched += len;
-    keep_chunk(transfer, data, len);
-    transfer->have += len;
+                          source->tensor->name, chunk->piece, chunk->bytes, *len);
+    source->fetched += *len;
+    source->first_asked = (source->first_asked + 1) % WORKER__AHEAD_MOST;
+    source->n_asked--;
     return PROTO_OK;
 }
 
-/* Brings what is missing, several chunks asked for ahead. */
+/* The next chunk asked for becomes this one, unless it is already. What else is under way is
+ * received and dropped. */
+static enum proto_status start_at(struct worker__source *source, uint64_t piece, uint64_t at,
+                                  struct proto_error *error)
+{
+    const struct worker__chunk *oldest = &source->asked[source->first_asked];
+    const void *data;
+    size_t len;
+    if (source->n_asked && oldest->piece == piece && oldest->offset == at)
+        return PROTO_OK;
+    enum proto_status status = PROTO_OK;
+    while (source->n_asked && !status)
+        status = receive(source, &data, &len, error);
+    source->last_asked = (struct worker__chunk){.piece = piece, .offset = at};
+    return status;
+}
+
+/* Brings what is missing of a piece. */
 static enum proto_status fetch_bytes(struct transfer *transfer, struct proto_error *error)
 {
-    const struct worker_load_options *options = transfer->source->options;
-    const struct worker_fetch *fetch = options->fetch;
-    uint64_t asked = transfer->have;
-    while (transfer->have < (transfer->unkept ? asked : transfer->bytes)) {
+    struct worker__source *source = transfer->source;
+    const struct worker_load_options *options = source->options;
+    const void *data;
+    size_t len;
+    if (transfer->have == transfer->bytes)
+        return PROTO_OK;
+    enum proto_status status = start_at(source, transfer->number, transfer->have, error);
+    while (!status && transfer->have < transfer->bytes && !transfer->unkept) {
         if (options->cancel && atomic_load(options->cancel))
             return proto_fail(error, PROTO_CANCELLED, "loading was cancelled");
-        while (!transfer->unkept && asked < transfer->bytes && asked - transfer->have < WINDOW) {
-            uint64_t n = chunk_bytes(asked, transfer->bytes);
-            enum proto_status status = fetch->request(fetch->arg, transfer->source->number,
-                                                      transfer->number, asked, (uint32_t)n, error);
-            if (status)
-                return status;
-            asked += n;
-        }
-        enum proto_status status = take_chunk(transfer, error);
-        if (status)
+        if ((status = ask_ahead(source, error)) || (status = receive(source, &data, &len, error)))
             return status;
+        keep_chunk(transfer, data, len);
+        transfer->have += len;
     }
-    return PROTO_OK;
+    return status;
 }
 
 static enum proto_status fail_wrong(const struct worker__source *source, uint64_t number,

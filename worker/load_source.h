@@ -27,15 +27,23 @@ struct worker__shelf {
 /* Logs trouble with the store, pieces or packed weights, the first time. */
 void worker__shelf_tell(struct worker__shelf *shelf, const struct proto_error *why);
 
-/* A tensor that is being read. */
+#define WORKER__AHEAD_MOST 32u /* chunks asked for before they are needed */
+
+/* A tensor that is being read, from its first piece to its last. */
 struct worker__source {
     struct worker__shelf *shelf;               /* borrowed */
     const struct worker_load_options *options; /* the shelf's */
     const struct shard_tensor *tensor;         /* as the model card has it */
     uint32_t number;                           /* in the model card */
     const uint8_t *local;                      /* its bytes in the local file, or NULL */
-    uint8_t *hashes;                    /* of its pieces, where there is no local file; owned */
-    uint64_t fetched;                   /* bytes that came over the network so far */
+    uint8_t *hashes;             /* of its pieces, where there is no local file; owned */
+    uint64_t fetched;            /* bytes that came over the network so far */
+    uint32_t mat_first, mat_end; /* matrices that are needed; mat_end 0: all */
+    struct worker__chunk {
+        uint64_t piece, offset, bytes;
+    } asked[WORKER__AHEAD_MOST]; /* and not received yet, oldest first; in a ring */
+    unsigned first_asked, n_asked;
+    struct worker__chunk last_asked;
     struct shard_synthetic_tensor made; /* from the first piece to the last */
 };
 

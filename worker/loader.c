@@ -88,6 +88,7 @@ static enum proto_status build_slice(struct worker_loader *loader, const struct 
                                        .keep_packed = o->keep_packed,
                                        .cache_limit_bytes = o->cache_limit_bytes,
                                        .supply = o->supply,
+                                       .boundary_bytes = o->boundary_bytes,
                                        .fetch = &fetch,
                                        .progress = post_progress,
                                        .progress_arg = loader,

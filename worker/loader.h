@@ -23,6 +23,7 @@ struct worker_loader_options {
     bool keep_packed; /* keep packed weights in it */
     uint64_t cache_limit_bytes;
     struct worker_supply *supply;
+    uint64_t boundary_bytes; /* for rows that were sent on */
     /* Called on the loop's thread: a message for the coordinator, and the end of a build. Neither
      * after worker_loader_stop. */
     void (*tell)(void *arg, const struct proto_msg *msg);

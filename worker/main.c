@@ -28,6 +28,9 @@ static const char usage[] =
     "  --name NAME          shown to people (default: the host's name)\n"
     "  -t, --threads N      computing threads (default: the processors of this machine)\n"
     "  --memory GB          what may be used for weights and KV (default: 90% of what is free)\n"
+    "  --boundary-memory P  beside that, percent of it for what was sent on to the worker after "
+    "this\n"
+    "                       one, so that it is soon replaced when it is lost (default: 5)\n"
     "  --listen HOST:PORT   where the worker before this one connects (default: any free port)\n"
     "  --advertise HOST:PORT  the address that others reach --listen by (port 0: --listen's)\n"
     "  --expert-listen HOST:PORT  where stages ask for experts that this worker holds (default:\n"
@@ -48,11 +51,13 @@ static const char usage[] =
     "  --local              the coordinator is this program's parent: end with it\n"
     "  --help\n";
 
+#define DEFAULT_BOUNDARY 5.0 /* percent of the memory */
+
 struct arguments {
     const char *join, *token, *name, *listen, *advertise, *expert_listen, *isa, *key_file,
         *cache_dir, *machine;
     unsigned long threads;
-    double memory_gb, cache_limit_gb;
+    double memory_gb, cache_limit_gb, boundary_percent;
     bool discard_packed, local, profile;
 };
 
@@ -61,6 +66,7 @@ enum {
     OPT_TOKEN,
     OPT_NAME,
     OPT_MEMORY,
+    OPT_BOUNDARY,
     OPT_LISTEN,
     OPT_ADVERTISE,
     OPT_EXPERT_LISTEN,
@@ -82,6 +88,7 @@ static const struct option long_options[] = {
     {"name", required_argument, NULL, OPT_NAME},
     {"threads", required_argument, NULL, 't'},
     {"memory", required_argument, NULL, OPT_MEMORY},
+    {"boundary-memory", required_argument, NULL, OPT_BOUNDARY},
     {"listen", required_argument, NULL, OPT_LISTEN},
     {"advertise", required_argument, NULL, OPT_ADVERTISE},
     {"expert-listen", required_argument, NULL, OPT_EXPERT_LISTEN},
@@ -118,6 +125,17 @@ static bool take_gigabytes(double *gb, const char *option, const char *text, boo
         return true;
     fprintf(stderr, "caravan-worker: %s \"%s\": expected gigabytes%s, such as 12.5\n", option, text,
             none_allowed ? ", 0 for no limit" : " above 0");
+    return false;
+}
+
+static bool take_boundary(struct arguments *args, const char *text)
+{
+    char *end;
+    args->boundary_percent = strtod(text, &end);
+    if (end != text && *end == 0 && args->boundary_percent >= 0 && args->boundary_percent <= 100)
+        return true;
+    fprintf(stderr, "caravan-worker: --boundary-memory \"%s\": expected percent from 0 to 100\n",
+            text);
     return false;
 }
 
@@ -188,6 +206,8 @@ static bool take_option(struct arguments *args, int option)
         return take_gigabytes(&args->memory_gb, "--memory", optarg, false);
     case OPT_CACHE_LIMIT:
         return take_gigabytes(&args->cache_limit_gb, "--cache-limit", optarg, true);
+    case OPT_BOUNDARY:
+        return take_boundary(args, optarg);
     case OPT_LOG:
         return take_log_level(optarg);
     default:
@@ -335,6 +355,8 @@ static enum proto_status make_options(const struct arguments *args,
         (args->advertise && (status = net_address_endpoint(args->advertise, true, advertise,
                                                            sizeof advertise, error))))
         return status;
+    options->boundary_bytes =
+        (uint64_t)((double)options->memory_bytes / 100 * args->boundary_percent);
     return own_key(args, &options->own, error);
 }
 
@@ -368,7 +390,7 @@ static enum proto_status join(const struct arguments *args, struct proto_error *
 
 int main(int argc, char **argv)
 {
-    struct arguments args = {0};
+    struct arguments args = {.boundary_percent = DEFAULT_BOUNDARY};
     struct proto_error error;
     proto_log_set_level(PROTO_LOG_INFO);
     int stop = parse(&args, argc, argv);

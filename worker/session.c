@@ -494,6 +494,7 @@ static enum proto_status open_epochs(struct session *s, struct proto_error *erro
                                            .cache_limit_bytes = o->cache_limit_bytes,
                                            .secret = o->token.secret,
                                            .supply = s->supply,
+                                           .boundary_bytes = o->boundary_bytes,
                                            .tell = tell_of,
                                            .tell_with = tell_with,
                                            .arg = s};

@@ -14,21 +14,22 @@
 #include <stdbool.h>
 
 struct worker_session_options {
-    const char *endpoint;      /* of the coordinator */
-    struct net_token token;    /* the cluster's key and secret */
+    const char *endpoint;   /* of the coordinator */
+    struct net_token token; /* the cluster's key and secret */
     struct net_keypair own;
-    const char *name;          /* shown to people */
-    const char *listen;        /* endpoint for the stage before; NULL: chosen */
-    const char *advertise;     /* endpoint others use for it, port 0: listen's; NULL: found out */
-    const char *expert_listen; /* endpoint for stages that need experts; NULL: chosen */
-    const char *cache_dir;     /* of the store; NULL: the default */
-    bool keep_packed;          /* keep packed weights in it */
+    const char *name;           /* shown to people */
+    const char *listen;         /* endpoint for the stage before; NULL: chosen */
+    const char *advertise;      /* endpoint others use for it, port 0: listen's; NULL: found out */
+    const char *expert_listen;  /* endpoint for stages that need experts; NULL: chosen */
+    const char *cache_dir;      /* of the store; NULL: the default */
+    bool keep_packed;           /* keep packed weights in it */
     uint64_t cache_limit_bytes; /* as of shard_store_limit */
     const struct kern_table *table;
     unsigned threads;
     uint64_t memory_bytes;
-    uint64_t machine; /* see struct proto_profile */
-    bool local; /* a child of the coordinator: ends with it */
+    uint64_t machine;        /* see struct proto_profile */
+    uint64_t boundary_bytes; /* beside it, for rows sent on (worker/boundary.h) */
+    bool local;              /* a child of the coordinator: ends with it */
 };
 
 /* Runs until terminated (PROTO_OK), until the coordinator refuses it, or, for a local worker,

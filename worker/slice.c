@@ -157,6 +157,8 @@ static enum proto_status load_weights(struct worker_slice *slice, const struct p
             how.fetch->tell(how.fetch->arg);
     }
     kern_pool_destroy(pool);
+    if (store)
+        shard_store_trim(store);
     shard_store_close(store);
     shard_gguf_close(file);
     shard_synthetic_destroy(synthetic);
@@ -180,6 +182,13 @@ static enum proto_status prepare_stage(struct worker_slice *slice, const struct 
                                   .max_seqs = load->max_seqs,
                                   .max_bytes = slice->kv_limit_bytes};
     status = shard_kv_create(&slice->kv, slice->program, &kv, error);
+    if (status != PROTO_OK)
+        return status;
+    if (!load->head && options->boundary_bytes)
+        status =
+            worker_boundary_create(&slice->boundary, load->max_seqs,
+                                   shard_row_floats(slice->model, load->layer_end) * sizeof(float),
+                                   options->boundary_bytes, error);
     if (status != PROTO_OK)
         return status;
     slice->remote = options->remote;
@@ -326,6 +335,7 @@ void worker_slice_destroy(struct worker_slice *slice)
     worker_weights_finish(&slice->host_weights);
     shard_program_destroy(slice->host_program);
     worker_exec_destroy(slice->exec);
+    worker_boundary_destroy(slice->boundary);
     shard_kv_destroy(slice->kv);
     worker_weights_finish(&slice->weights);
     shard_program_destroy(slice->program);

@@ -8,6 +8,7 @@
 #ifndef WORKER_SLICE_H
 #define WORKER_SLICE_H
 
+#include "worker/boundary.h"
 #include "worker/expert_host.h"
 #include "worker/load.h"
 #include "worker/supply.h"
@@ -22,6 +23,7 @@ struct worker_slice {
     struct worker_weights weights;
     struct shard_kv *kv;
     struct worker_exec *exec;
+    struct worker_boundary *boundary;   /* NULL: none, or nothing is sent on */
     struct shard_program *host_program; /* the experts', NULL: none */
     struct worker_weights host_weights;
     struct worker_expert_host *host;
@@ -32,8 +34,9 @@ struct worker_slice {
     uint64_t weight_bytes, kv_limit_bytes, scratch_bytes; /* of both */
 };
 
-#define WORKER_MAX_SLICES 4u /* at once: in force, the next, and those that a newer next replaces  \
-                              */
+#define WORKER_MAX_SLICES                                                                          \
+    4u /* at once: in force, the next, and those that a newer next replaces                        \
+        */
 
 struct worker_slice_options {
     /* Slices from which weights may be shared; created and destroyed on the same thread. */
@@ -47,6 +50,7 @@ struct worker_slice_options {
     bool keep_packed;               /* keep packed weights in it */
     uint64_t cache_limit_bytes;     /* as of shard_store_limit */
     struct worker_supply *supply;   /* gives others what the slice holds; borrowed */
+    uint64_t boundary_bytes;        /* for rows that are sent on; 0: none are kept */
     const struct worker_fetch *fetch;
     void (*progress)(void *arg, uint64_t done, uint64_t total, uint64_t fetched);
     void *progress_arg;

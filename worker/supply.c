@@ -42,11 +42,14 @@ struct rows {
     uint64_t first, n;     /* rows of the piece */
 };
 
-/* Whether the weight holds its tensors' rows whole. */
-static bool holds_rows(const struct shard_weight *w)
+/* Whether the weight holds the tensor's rows whole, if any of them. */
+static bool holds_rows(const struct shard_weight *w, const struct shard_tensor *tensor)
 {
-    return w->form == SHARD_WEIGHT_PANELS ? !w->row_every && !w->columns.n && !w->transposed
-                                          : w->n_parts == 1;
+    const struct shard_segments *s = &w->columns;
+    if (w->form == SHARD_WEIGHT_VECTOR)
+        return w->n_parts == 1;
+    return !w->row_every && !w->transposed &&
+           (s->n == 0 || (s->at[0] == 0 && s->at[s->n] == tensor->dims[0]));
 }
 
 static uint64_t mats_of(const struct shard_weight *w, const struct shard_tensor *tensor)
@@ -104,9 +107,12 @@ static bool restore_row(const struct rows *rows, const struct shard_tensor *tens
         return restore_floats(tensor->type,
                               (const float *)(const void *)rows->memory + row * tensor->dims[0],
                               tensor->dims[0], to);
-    kern_unpack_bytes(w->type,
-                      rows->memory + rows->mat * kern_packed_bytes(w->type, w->n_out, w->k), row,
-                      w->k, to);
+    const uint8_t *mat = rows->memory + rows->mat * kern_packed_bytes(w->type, w->n_out, w->k);
+    for (uint32_t i = 0; i == 0 || i < w->columns.n; i++) {
+        uint64_t k, at = shard_weight_segment(w, i, &k);
+        uint64_t column = w->columns.n ? w->columns.at[i] : 0;
+        kern_unpack_bytes(w->type, mat + at, row, k, to + kern_type_bytes(w->type, column));
+    }
     return true;
 }
 
@@ -140,7 +146,7 @@ bool worker_supply_read(const struct shard_program *program, const struct worker
         return false;
     for (size_t w = 0; w < program->n_weights; w++) {
         struct rows rows;
-        if (holds_rows(&program->weights[w]) &&
+        if (holds_rows(&program->weights[w], info) &&
             find_rows(program, weights, w, tensor, &piece, &rows) &&
             restore(&rows, info, offset, bytes, out))
             return !shard_mapped_lost(&weights->mapped[w]);
@@ -248,6 +254,8 @@ void worker_supply_destroy(struct worker_supply *supply)
     if (!supply)
         return;
     worker_supply_stop(supply);
+    while (supply->holdings)
+        worker_supply_remove(supply, supply->holdings->weights);
     pthread_mutex_destroy(&supply->mutex);
     free(supply);
 }
@@ -287,9 +295,10 @@ static void mark(const struct shard_program *program, uint8_t *bits, size_t n_te
 {
     for (size_t i = 0; i < program->n_weights; i++) {
         const struct shard_weight *w = &program->weights[i];
-        for (uint32_t p = 0; p < w->n_parts && holds_rows(w); p++) {
+        for (uint32_t p = 0; p < w->n_parts; p++) {
             uint32_t tensor = program->parts[w->first_part + p];
-            if (tensor < n_tensors)
+            if (tensor < n_tensors &&
+                holds_rows(w, shard_gguf_tensor(program->model->gguf, tensor)))
                 bits[tensor / 8] |= (uint8_t)(1u << tensor % 8);
         }
     }

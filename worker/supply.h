@@ -18,7 +18,7 @@ enum proto_status worker_supply_create(struct worker_supply **out, struct net_lo
 /* Ends the thread that answers; before the link that the questions came by is destroyed. NULL is
  * allowed. */
 void worker_supply_stop(struct worker_supply *supply);
-/* After all weights were removed. NULL is allowed. */
+/* Borrows no weights any more. NULL is allowed. */
 void worker_supply_destroy(struct worker_supply *supply);
 
 /* Weights of a program of the cluster's model are there, and about to go; remove waits while one is

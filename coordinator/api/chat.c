@@ -9,13 +9,14 @@ static bool read_chat(struct api__params *params, const json_t *body,
                                  coord_engine_chat(server->engine), fault);
 }
 
+const struct api__form api__chat_form = {.id_prefix = "chatcmpl-",
+                                         .object = "chat.completion",
+                                         .event_object = "chat.completion.chunk",
+                                         .chat = true,
+                                         .read = read_chat,
+                                         .take = api__chat_choice_take};
+
 enum MHD_Result api__chat(struct api__request *r)
 {
-    static const struct api__form form = {.id_prefix = "chatcmpl-",
-                                          .object = "chat.completion",
-                                          .event_object = "chat.completion.chunk",
-                                          .chat = true,
-                                          .read = read_chat,
-                                          .take = api__chat_choice_take};
-    return api__complete(r, &form);
+    return api__complete(r, &api__chat_form);
 }

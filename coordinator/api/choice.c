@@ -58,42 +58,23 @@ static bool echo_prompt(struct api__choice *c, const struct api__prompt *prompt,
     return ok;
 }
 
-bool api__choice_start(struct api__choice *choice, struct coord_engine *engine,
+bool api__choice_start(struct api__choice *choice, const struct text_vocab *vocab,
                        const struct api__params *params, bool chat, uint32_t index,
                        struct api__fault *fault)
 {
-    const struct api__prompt *prompt = &params->prompts[index / params->n];
-    choice->vocab = coord_engine_vocab(engine);
+    choice->vocab = vocab;
     choice->index = index;
     choice->chat = chat;
     choice->top_logprobs = params->top_logprobs;
     struct proto_error error;
-    if (text_answer_create(&choice->answer, choice->vocab, params->marks, params->thinking,
-                           params->stops, params->n_stops, &error))
+    if (text_answer_create(&choice->answer, vocab, params->marks, params->thinking, params->stops,
+                           params->n_stops, &error))
         return api__fault_from(fault, &error);
-    if (params->echo && !echo_prompt(choice, prompt, fault))
-        return false;
-    struct coord_request request = {
-        .want = COORD_WANT_TOKENS,
-        .ids = prompt->ids,
-        .n_ids = prompt->n_ids,
-        .max_tokens = params->max_tokens,
-        .ignore_eog = params->ignore_eos,
-        .top_logprobs = params->top_logprobs > 0 ? (uint32_t)params->top_logprobs : 0,
-        .sampling = params->sampling,
-    };
-    request.sampling.seed += index % params->n;
-    if (!coord_engine_submit(engine, &request, &choice->stream, &error))
-        return true;
-    if (error.status == PROTO_INVALID && prompt->n_ids >= coord_engine_ctx(engine))
-        return api__fault_set(fault, 400, chat ? "messages" : "prompt", "context_length_exceeded",
-                              "%s", error.text);
-    return api__fault_from(fault, &error);
+    return !params->echo || echo_prompt(choice, &params->prompts[index / params->n], fault);
 }
 
 void api__choice_finish(struct api__choice *choice)
 {
-    coord_stream_destroy(choice->stream);
     text_answer_destroy(choice->answer);
     free(choice->content.text);
     free(choice->reasoning.text);
@@ -171,12 +152,10 @@ static bool add_logprobs(struct api__choice *c, const struct coord_event *event,
     return true;
 }
 
-/* Ends the stream: nothing more is computed for this choice. */
-static void close_stream(struct api__choice *c, const char *finish)
+static void close_choice(struct api__choice *c, const char *finish)
 {
     c->finish = finish;
-    coord_stream_destroy(c->stream);
-    c->stream = NULL;
+    c->closed = true;
 }
 
 static bool of_content(enum text_place place)
@@ -219,39 +198,29 @@ static bool take_token(struct api__choice *c, const struct coord_event *event,
     if (!add_news(c, &news, fault))
         return false;
     if (news.stopped)
-        close_stream(c, "stop");
+        close_choice(c, "stop");
     return true;
 }
 
 static bool take_done(struct api__choice *c, const struct coord_event *event,
                       struct api__fault *fault)
 {
-    if (event->finish == COORD_FINISH_CANCELLED)
-        return api__fault_stopping(fault);
     struct text_news news;
     struct proto_error error;
     if (text_answer_finish(c->answer, &news, &error))
         return api__fault_from(fault, &error);
     if (!add_news(c, &news, fault))
         return false;
-    close_stream(c, event->finish == COORD_FINISH_STOP ? "stop" : "length");
+    close_choice(c, event->finish == COORD_FINISH_STOP ? "stop" : "length");
     return true;
 }
 
 bool api__choice_event(struct api__choice *choice, const struct coord_event *event,
                        struct api__fault *fault)
 {
-    switch (event->kind) {
-    case COORD_EVENT_TOKEN:
-        return take_token(choice, event, fault);
-    case COORD_EVENT_DONE:
-        return take_done(choice, event, fault);
-    case COORD_EVENT_FAILED:
-        return api__fault_from(fault, &event->error);
-    case COORD_EVENT_LOGITS:
-        break;
-    }
-    return true;
+    choice->at++;
+    return event->kind == COORD_EVENT_TOKEN ? take_token(choice, event, fault)
+                                            : take_done(choice, event, fault);
 }
 
 bool api__choice_has_news(const struct api__choice *choice)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One choice of a completion: a stream of the engine, and what of its text and logprobs has not
- * been sent yet. One thread.
+ * One choice of a completion as one connection reads it: what of its text and logprobs has not been
+ * sent yet. It is made of the events of the choice's log alone, so two connections that read the
+ * same log make the same of it. One thread.
  */
 #ifndef COORDINATOR_API_CHOICE_H
 #define COORDINATOR_API_CHOICE_H
@@ -14,7 +15,6 @@ struct api__pending {
 };
 
 struct api__choice {
-    struct coord_stream *stream; /* NULL once finished */
     struct text_answer *answer;
     const struct text_vocab *vocab;
     uint32_t index;
@@ -25,18 +25,22 @@ struct api__choice {
     json_t *logprobs;   /* not taken yet; NULL: nothing. Completion: OpenAI's object of four arrays;
                            chat: an array, of the content's tokens alone */
     uint64_t offset;    /* characters of the tokens so far */
-    const char *finish; /* "stop" or "length" once finished */
+    const char *finish; /* "stop" or "length" once finished, until it was sent */
+    bool closed;        /* finished: no more events are taken */
+    size_t at;          /* events of the log that were taken */
+    uint64_t mark; /* 1 + the events behind what was sent last; 0: nothing was. Together with those
+                      of the other choices it is the id of an event */
+    uint64_t skip; /* what has a mark up to this one was sent on another connection */
     uint64_t n_generated, n_reasoning; /* the latter are among the former */
 };
 
-/* Submits choice `index` of the request; *choice is zeroed memory and needs finishing either
- * way. */
-bool api__choice_start(struct api__choice *choice, struct coord_engine *engine,
+/* Begins choice `index` of the request; *choice is zeroed memory and needs finishing either way. */
+bool api__choice_start(struct api__choice *choice, const struct text_vocab *vocab,
                        const struct api__params *params, bool chat, uint32_t index,
                        struct api__fault *fault);
 void api__choice_finish(struct api__choice *choice);
 
-/* Takes an event of the choice's stream in. False when the generation failed. */
+/* Takes the next event of the choice's log in. False when it cannot. */
 bool api__choice_event(struct api__choice *choice, const struct coord_event *event,
                        struct api__fault *fault);
 

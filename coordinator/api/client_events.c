@@ -5,18 +5,35 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* Events come at least every few seconds. */
 #define EVENTS_QUIET_S 60u
 /* The longest line of an event stream that is believed. */
 #define MAX_LINE_BYTES ((size_t)1 << 20)
+/* For which a coordinator that went away is waited for, from the last event on. */
+#define PATIENCE_S 20
+#define RETRY_MS   250
 
 struct events {
+    struct api_client *client;
     const struct api__generation *generation;
-    bool finished; /* [DONE] was seen */
+    char request[64];        /* its id, "": not known */
+    char last[32], next[32]; /* ids of the last event, and of the one that is being read */
+    bool finished;           /* [DONE] was seen */
+    bool lost;               /* the coordinator stopped, or cannot be reached */
+    bool failed;             /* the request did */
+    time_t heard_s;          /* when the last event came */
     char *line;
     size_t len, cap;
 };
+
+static time_t now_s(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec;
+}
 
 static uint64_t count(const json_t *usage, const char *name)
 {
@@ -30,7 +47,11 @@ static enum proto_status take_event(struct events *e, const json_t *json, struct
     const json_t *choice = json_array_get(json_object_get(json, "choices"), 0);
     const char *finish = json_string_value(json_object_get(choice, "finish_reason"));
     const json_t *usage = json_object_get(json, "usage");
-    if (json_object_get(json, "error"))
+    const json_t *fault = json_object_get(json, "error");
+    const char *code = json_string_value(json_object_get(fault, "code"));
+    e->heard_s = now_s();
+    e->failed = fault && !(code && strcmp(code, "stopping") == 0);
+    if (fault)
         return api__answer_error(json, 503, error);
     if (choice && !g->on_choice(g->user, choice))
         return proto_fail(error, PROTO_CANCELLED, "the generation was ended");
@@ -62,9 +83,15 @@ static enum proto_status take_line(struct events *e, struct proto_error *error)
 {
     size_t len = e->len;
     e->len = 0;
+    /* An id stands before its data, and counts once these were taken. */
+    if (len > 4 && memcmp(e->line, "id: ", 4) == 0)
+        snprintf(e->next, sizeof e->next, "%.*s", (int)(len - 4), e->line + 4);
     if (len < 6 || memcmp(e->line, "data: ", 6) != 0)
         return PROTO_OK;
-    return read_event(e, e->line + 6, len - 6, error);
+    enum proto_status status = read_event(e, e->line + 6, len - 6, error);
+    if (!status)
+        memcpy(e->last, e->next, sizeof e->last);
+    return status;
 }
 
 static enum proto_status line_add(struct events *e, const char *data, size_t len,
@@ -91,6 +118,9 @@ static enum proto_status sink_events(void *user, const char *data, size_t len,
                                      struct proto_error *error)
 {
     struct events *e = user;
+    const char *id = e->request[0] ? NULL : api__answer_header(e->client, "X-Request-Id");
+    if (id && !id[strspn(id, "abcdefghijklmnopqrstuvwxyz0123456789-")])
+        snprintf(e->request, sizeof e->request, "%s", id);
     while (len > 0) {
         const char *end = memchr(data, '\n', len);
         size_t n = end ? (size_t)(end - data) : len;
@@ -105,20 +135,59 @@ static enum proto_status sink_events(void *user, const char *data, size_t len,
     return PROTO_OK;
 }
 
+/* The request, or what it lacks yet. e->lost: another try may go better. */
+static enum proto_status receive(struct events *e, struct proto_error *error)
+{
+    const struct api__generation *g = e->generation;
+    char path[96], header[64];
+    struct api__exchange exchange = {.path = g->path,
+                                     .body = g->body,
+                                     .cancel = g->cancel,
+                                     .quiet_s = EVENTS_QUIET_S,
+                                     .sink = sink_events,
+                                     .user = e,
+                                     .cut = &e->lost};
+    if (e->request[0]) {
+        snprintf(path, sizeof path, "/v1/requests/%s", e->request);
+        snprintf(header, sizeof header, "Last-Event-ID: %s", e->last);
+        exchange.path = path;
+        exchange.header = e->last[0] ? header : NULL;
+        exchange.body = NULL;
+    }
+    e->lost = false;
+    e->len = 0;
+    enum proto_status status = api__exchange(e->client, &exchange, error);
+    if (!status && !e->finished)
+        status = proto_fail(error, PROTO_LOST, "the coordinator ended its answer early");
+    e->lost |= status == PROTO_LOST && !e->failed;
+    return status;
+}
+
+/* Whether to ask again: the request has an id, its coordinator went away just now, and nobody wants
+ * it to end. */
+static bool try_again(struct events *e, unsigned *tries)
+{
+    const atomic_bool *cancel = e->generation->cancel;
+    const struct timespec pause = {.tv_nsec = RETRY_MS * 1000000};
+    if (!e->lost || !e->request[0] || (cancel && atomic_load(cancel)) ||
+        now_s() - e->heard_s > PATIENCE_S)
+        return false;
+    if ((*tries)++ == 0)
+        fputs("caravan: the coordinator is gone; waiting for it to come back\n", stderr);
+    nanosleep(&pause, NULL);
+    return true;
+}
+
 enum proto_status api__generate(struct api_client *client, const struct api__generation *generation,
                                 struct proto_error *error)
 {
     *generation->done = (struct api_client_done){0};
-    struct events events = {.generation = generation};
-    const struct api__exchange exchange = {.path = generation->path,
-                                           .body = generation->body,
-                                           .cancel = generation->cancel,
-                                           .quiet_s = EVENTS_QUIET_S,
-                                           .sink = sink_events,
-                                           .user = &events};
-    enum proto_status status = api__exchange(client, &exchange, error);
-    if (!status && !events.finished)
-        status = proto_fail(error, PROTO_LOST, "the coordinator ended its answer early");
+    struct events events = {.client = client, .generation = generation, .heard_s = now_s()};
+    unsigned tries = 0;
+    enum proto_status status;
+    do
+        status = receive(&events, error);
+    while (status && try_again(&events, &tries));
     free(events.line);
     return status;
 }

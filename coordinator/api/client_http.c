@@ -136,8 +136,12 @@ static enum proto_status transfer_failed(const struct transfer *t, CURLcode code
                                          const char *detail)
 {
     const char *url = t->client->url;
+    bool cut = code == CURLE_COULDNT_CONNECT || code == CURLE_PARTIAL_FILE ||
+               code == CURLE_RECV_ERROR || code == CURLE_SEND_ERROR || code == CURLE_GOT_NOTHING;
     if (t->status)
         return t->status;
+    if (t->exchange->cut)
+        *t->exchange->cut = cut;
     if (code == CURLE_ABORTED_BY_CALLBACK)
         return proto_fail(t->error, PROTO_CANCELLED, "the call to %s was ended", url);
     if (code == CURLE_COULDNT_CONNECT)
@@ -218,12 +222,14 @@ static void set_up(struct transfer *t, const char *url, const char *body,
     }
 }
 
-static struct curl_slist *make_headers(const struct api_client *client, bool *ok)
+static struct curl_slist *make_headers(const struct api_client *client, const char *line, bool *ok)
 {
-    const char *lines[] = {"Content-Type: application/json", client->bearer};
+    const char *lines[] = {"Content-Type: application/json", client->bearer, line};
     struct curl_slist *headers = NULL;
     *ok = true;
-    for (int i = 0; i < 2 && *ok && lines[i]; i++) {
+    for (int i = 0; i < 3 && *ok; i++) {
+        if (!lines[i])
+            continue;
         struct curl_slist *more = curl_slist_append(headers, lines[i]);
         *ok = more != NULL;
         headers = more ? more : headers;
@@ -252,7 +258,7 @@ enum proto_status api__exchange(struct api_client *client, const struct api__exc
     struct transfer t = {
         .client = client, .exchange = exchange, .error = error, .refusal.max = MAX_ERROR_BYTES};
     bool ok;
-    struct curl_slist *headers = make_headers(client, &ok);
+    struct curl_slist *headers = make_headers(client, exchange->header, &ok);
     char *url = NULL, *body = NULL, detail[CURL_ERROR_SIZE] = "";
     if (asprintf(&url, "%s%s", client->url, exchange->path) < 0)
         url = NULL;

@@ -14,12 +14,14 @@ typedef enum proto_status api__sink_fn(void *user, const char *data, size_t len,
 
 struct api__exchange {
     const char *path;
-    json_t *body; /* POSTed, borrowed; NULL: GET */
+    const char *header; /* one line more, or NULL */
+    json_t *body;       /* POSTed, borrowed; NULL: GET */
     const atomic_bool
         *cancel;      /* ends it with PROTO_CANCELLED once it is true; NULL: nothing does */
     unsigned quiet_s; /* silence after which the coordinator is given up */
     api__sink_fn *sink;
     void *user;
+    bool *cut; /* set where the coordinator cannot be reached, or not any more; may be NULL */
 };
 
 enum proto_status api__exchange(struct api_client *client, const struct api__exchange *exchange,

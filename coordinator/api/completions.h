@@ -15,7 +15,9 @@ struct api__form {
     json_t *(*take)(struct api__choice *choice, bool event);
 };
 
-/* Answers a request. The form is static. */
+extern const struct api__form api__completion_form, api__chat_form;
+
+/* Answers a new request. */
 enum MHD_Result api__complete(struct api__request *r, const struct api__form *form);
 
 #endif

@@ -24,16 +24,31 @@
 struct api_server {
     struct MHD_Daemon *daemon;
     struct coord_engine *engine;
-    char *api_key; /* NULL: none */
+    struct coord_journal *journal; /* NULL: nothing outlives the server */
+    char *api_key;                 /* NULL: none */
     char model[128];
     char url[320];
     int64_t started; /* Unix time */
+    unsigned resume_s, keep_s;
+    unsigned max_connections, max_running; /* choices that are computed or wait for it */
     atomic_bool stopping;
     atomic_bool measuring; /* a bench is running */
     atomic_bool planning;  /* plans are being compared */
-    pthread_mutex_t mutex; /* of the two below */
+    atomic_uint n_connections, n_running;
+    atomic_size_t body_bytes;  /* of requests that are being read or answered */
+    atomic_uint_fast64_t n_tokens; /* generated so far */
+    pthread_mutex_t mutex; /* of what follows */
     pthread_cond_t answered;
     unsigned n_requests; /* begun, not completed */
+    /* job.c */
+    struct api__job *jobs;
+    pthread_cond_t kept; /* the keeper is to end */
+    pthread_t keeper;
+    bool keeper_started, keeper_ends;
+    char *memory; /* the keeper's: of the engine, as the journal has it */
+    /* limits.c */
+    pthread_mutex_t rates;        /* of the two below; no other lock is taken inside */
+    double tokens_s, tokens_each; /* while there is work; of a choice that ended. 0: unknown */
 };
 
 /* Why a request is not answered with what it asked for. */
@@ -42,6 +57,7 @@ struct api__fault {
     const char *code; /* static, or NULL */
     char param[64];   /* the field at fault, or "" */
     char message[PROTO_ERROR_TEXT_BYTES];
+    unsigned retry_s; /* of 429 and 503: when it may be tried again; 0: soon */
 };
 
 struct api__request {
@@ -51,9 +67,11 @@ struct api__request {
     const char *rest; /* of the path behind a route that ends in '/'; valid while answering */
     char *body;
     size_t len, cap;
+    size_t counted; /* among the server's body_bytes */
     uint64_t discarded; /* bytes of a body that nobody will read */
     struct api__fault fault;
     unsigned status; /* answered with */
+    char id[48];     /* of the request for text, "": it is none */
 };
 
 /* Fills *fault and returns false, so that a check can `return api__fault_set(...)`. param and code
@@ -86,6 +104,11 @@ bool api__gone(const struct api_server *server, struct MHD_Connection *connectio
 /* Suspends and resumes the connection's idle timeout while the server is the one that is slow. */
 void api__working(struct MHD_Connection *connection, bool working);
 
+/* Of CLOCK_MONOTONIC. */
+uint64_t api__now_ns(void);
+/* *at becomes the time of CLOCK_MONOTONIC in ms. */
+void api__after_ms(struct timespec *at, long ms);
+
 /* The next event of a stream; false when the client is gone. */
 bool api__next(const struct api_server *server, struct MHD_Connection *connection,
                struct coord_stream *stream, struct coord_event *event);
@@ -101,6 +124,7 @@ enum MHD_Result api__metrics(struct api__request *r);
 enum MHD_Result api__status(struct api__request *r);
 enum MHD_Result api__completions(struct api__request *r);
 enum MHD_Result api__chat(struct api__request *r);
+enum MHD_Result api__resume(struct api__request *r);
 enum MHD_Result api__tokenize(struct api__request *r);
 enum MHD_Result api__detokenize(struct api__request *r);
 enum MHD_Result api__logits(struct api__request *r);

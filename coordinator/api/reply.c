@@ -5,12 +5,14 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 bool api__fault_set(struct api__fault *fault, unsigned status, const char *param, const char *code,
                     const char *format, ...)
 {
     fault->status = status;
     fault->code = code;
+    fault->retry_s = 0;
     snprintf(fault->param, sizeof fault->param, "%s", param ? param : "");
     va_list args;
     va_start(args, format);
@@ -72,6 +74,8 @@ enum MHD_Result api__reply(struct api__request *r, unsigned status, struct MHD_R
     if (!response)
         return MHD_NO;
     r->status = status;
+    if (r->id[0])
+        MHD_add_response_header(response, "X-Request-Id", r->id);
     enum MHD_Result result = MHD_queue_response(r->connection, status, response);
     MHD_destroy_response(response);
     return result;
@@ -112,8 +116,10 @@ enum MHD_Result api__reply_fault(struct api__request *r, const struct api__fault
         text ? text_response("application/json", text, strlen(text)) : NULL;
     if (!response)
         return MHD_NO;
+    char retry[16];
+    snprintf(retry, sizeof retry, "%u", fault->retry_s ? fault->retry_s : 1);
     if (fault->status == MHD_HTTP_TOO_MANY_REQUESTS || fault->status == 503)
-        MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, "1");
+        MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, retry);
     if (fault->status == MHD_HTTP_UNAUTHORIZED)
         MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
     if (fault->status == MHD_HTTP_METHOD_NOT_ALLOWED)
@@ -137,6 +143,21 @@ void api__working(struct MHD_Connection *connection, bool working)
 {
     MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT,
                               working ? 0u : API__IDLE_TIMEOUT_S);
+}
+
+uint64_t api__now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+void api__after_ms(struct timespec *at, long ms)
+{
+    clock_gettime(CLOCK_MONOTONIC, at);
+    at->tv_nsec += ms * 1000000;
+    at->tv_sec += at->tv_nsec / 1000000000;
+    at->tv_nsec %= 1000000000;
 }
 
 bool api__next(const struct api_server *server, struct MHD_Connection *connection,

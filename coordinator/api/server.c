@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "coordinator/api/http.h"
+#include "coordinator/api/job.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -13,7 +13,14 @@
 
 #define DEFAULT_LISTEN      "127.0.0.1:8080"
 #define DEFAULT_CONNECTIONS 256u
-#define MAX_BODY_BYTES      ((size_t)16 << 20)
+#define DEFAULT_WAITING     256u
+#define DEFAULT_RESUME_S    60u
+#define DEFAULT_KEEP_S      600u
+/* Connections beyond the most: their requests are refused with a text, and they may not be silent
+ * for long. Further ones wait in line until these are gone. */
+#define SURPLUS           32u
+#define SURPLUS_TIMEOUT_S 2u
+#define MAX_BODY_BYTES    ((size_t)16 << 20)
 /* A body that will be refused is still read up to here: a client that is busy sending would not
  * see the answer otherwise. */
 #define MAX_DISCARD_BYTES ((uint64_t)64 << 20)
@@ -38,6 +45,7 @@ static const struct api__route routes[] = {
     {"/v1/models/", GET, false, api__model},
     {"/v1/completions", POST, false, api__completions},
     {"/v1/chat/completions", POST, false, api__chat},
+    {"/v1/requests/", GET, false, api__resume},
     {"/caravan/v1/status", GET, false, api__status},
     {"/caravan/v1/tokenize", POST, false, api__tokenize},
     {"/caravan/v1/detokenize", POST, false, api__detokenize},
@@ -136,9 +144,20 @@ static void count_request(struct api_server *server, int change)
     pthread_mutex_unlock(&server->mutex);
 }
 
+static bool check_connections(const struct api_server *server, struct api__fault *fault)
+{
+    unsigned n = atomic_load(&server->n_connections);
+    return n <= server->max_connections ||
+           api__fault_set(fault, 503, NULL, "too_many_connections",
+                          "%u connections are open, at most %u are served; try again later", n,
+                          server->max_connections);
+}
+
 /* What can be said before the body is read. */
 static void check_head(struct api__request *r, const char *path, const char *method)
 {
+    if (!check_connections(r->server, &r->fault))
+        return;
     if (!check_key(r, &r->fault))
         return;
     if (!r->route) {
@@ -173,6 +192,8 @@ static enum MHD_Result begin(struct api_server *server, struct MHD_Connection *c
 
 static void refuse_body(struct api__request *r)
 {
+    atomic_fetch_sub(&r->server->body_bytes, r->counted);
+    r->counted = 0;
     free(r->body);
     r->body = NULL;
     r->len = r->cap = 0;
@@ -190,6 +211,10 @@ static enum MHD_Result take_body(struct api__request *r, const char *data, size_
     if (r->fault.status) {
         r->discarded += n;
         return r->discarded > MAX_DISCARD_BYTES ? MHD_NO : MHD_YES;
+    }
+    if (!api__hold_body(r, n, &r->fault)) {
+        refuse_body(r);
+        return MHD_YES;
     }
     if (r->cap - r->len < n) {
         size_t cap = r->cap > 0 ? r->cap : 4096;
@@ -246,7 +271,7 @@ static void on_completed(void *user, struct MHD_Connection *connection, void **s
               r->route ? r->route->path : "-", r->status,
               how == MHD_REQUEST_TERMINATED_COMPLETED_OK);
     count_request(r->server, -1);
-    free(r->body);
+    refuse_body(r);
     free(r);
     *state = NULL;
 }
@@ -329,14 +354,25 @@ static void name_model(struct api_server *server, const char *name)
     snprintf(server->model, sizeof server->model, "%s", *name ? name : "caravan");
 }
 
-static enum proto_status start_daemon(struct api_server *server, int fd, unsigned connections,
-                                      struct proto_error *error)
+static void on_connection(void *user, struct MHD_Connection *connection, void **state,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    struct api_server *server = user;
+    (void)state;
+    if (code == MHD_CONNECTION_NOTIFY_CLOSED)
+        atomic_fetch_sub(&server->n_connections, 1);
+    else if (atomic_fetch_add(&server->n_connections, 1) >= server->max_connections)
+        MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, SURPLUS_TIMEOUT_S);
+}
+
+static enum proto_status start_daemon(struct api_server *server, int fd, struct proto_error *error)
 {
     server->daemon = MHD_start_daemon(
         MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL |
             MHD_USE_ITC,
         0, NULL, NULL, on_request, server, MHD_OPTION_LISTEN_SOCKET, fd,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_CONNECTION_LIMIT, connections,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_NOTIFY_CONNECTION,
+        on_connection, server, MHD_OPTION_CONNECTION_LIMIT, server->max_connections + SURPLUS,
         MHD_OPTION_CONNECTION_TIMEOUT, API__IDLE_TIMEOUT_S, MHD_OPTION_END);
     if (!server->daemon)
         return proto_fail(error, PROTO_IO, "cannot start the HTTP server on %s: %s", server->url,
@@ -350,8 +386,35 @@ static void init_lock(struct api_server *server)
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_mutex_init(&server->mutex, NULL);
+    pthread_mutex_init(&server->rates, NULL);
     pthread_cond_init(&server->answered, &attr);
+    pthread_cond_init(&server->kept, &attr);
     pthread_condattr_destroy(&attr);
+}
+
+static unsigned or_default(unsigned given, unsigned usual)
+{
+    return given ? given : usual;
+}
+
+static enum proto_status set_up(struct api_server *server, const struct api_server_options *options,
+                                struct proto_error *error)
+{
+    struct coord_status status;
+    enum proto_status rc = coord_engine_status(server->engine, &status, error);
+    if (rc)
+        return rc;
+    server->max_running = status.max_active + or_default(options->max_waiting, DEFAULT_WAITING);
+    coord_status_finish(&status);
+    server->journal = options->journal;
+    server->started = (int64_t)time(NULL);
+    server->resume_s = or_default(options->resume_s, DEFAULT_RESUME_S);
+    server->keep_s = or_default(options->keep_s, DEFAULT_KEEP_S);
+    server->max_connections = or_default(options->max_connections, DEFAULT_CONNECTIONS);
+    name_model(server, options->model_name);
+    if (options->api_key && !(server->api_key = strdup(options->api_key)))
+        return proto_fail_nomem(error, strlen(options->api_key), "the API key");
+    return PROTO_OK;
 }
 
 enum proto_status api_server_start(struct api_server **out, struct coord_engine *engine,
@@ -365,22 +428,17 @@ enum proto_status api_server_start(struct api_server **out, struct coord_engine 
         return proto_fail_nomem(error, sizeof *server, "the HTTP server");
     int fd = -1;
     server->engine = engine;
-    server->started = (int64_t)time(NULL);
-    atomic_init(&server->stopping, false);
     init_lock(server);
-    name_model(server, options->model_name);
-    enum proto_status status = PROTO_OK;
-    if (options->api_key && !(server->api_key = strdup(options->api_key)))
-        status = proto_fail_nomem(error, strlen(options->api_key), "the API key");
-    if (!status)
-        status = open_socket(options->listen ? options->listen : DEFAULT_LISTEN, &fd, error);
-    if (!status) {
+    enum proto_status status;
+    if (!(status = set_up(server, options, error)) &&
+        !(status = open_socket(options->listen ? options->listen : DEFAULT_LISTEN, &fd, error)) &&
+        !(status = api__jobs_start(server, error))) {
         write_url(fd, server->url, sizeof server->url);
-        status = start_daemon(
-            server, fd, options->max_connections ? options->max_connections : DEFAULT_CONNECTIONS,
-            error);
+        status = start_daemon(server, fd, error);
     }
     if (status) {
+        if (fd >= 0 && !server->daemon)
+            close(fd);
         api_server_stop(server);
         return status;
     }
@@ -419,7 +477,10 @@ void api_server_stop(struct api_server *server)
         if (fd >= 0)
             close(fd);
     }
+    api__jobs_stop(server);
+    pthread_cond_destroy(&server->kept);
     pthread_cond_destroy(&server->answered);
+    pthread_mutex_destroy(&server->rates);
     pthread_mutex_destroy(&server->mutex);
     free(server->api_key);
     free(server);

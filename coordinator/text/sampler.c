@@ -151,6 +151,17 @@ void text_sampler_accept(struct text_sampler *sampler, int32_t id)
         sampler->n_recent++;
 }
 
+struct text_sampler_state text_sampler_save(const struct text_sampler *sampler)
+{
+    return (struct text_sampler_state){sampler->state, sampler->mu};
+}
+
+void text_sampler_restore(struct text_sampler *sampler, const struct text_sampler_state *state)
+{
+    sampler->state = state->random;
+    sampler->mu = state->mu;
+}
+
 /* splitmix64 (Steele, Lea and Flood, 2014). */
 double text__uniform(struct text_sampler *sampler)
 {

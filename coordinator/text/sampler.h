@@ -123,6 +123,16 @@ void text_sampler_destroy(struct text_sampler *sampler);
 /* Remembers a token of the prompt or of the output (for penalties and DRY). */
 void text_sampler_accept(struct text_sampler *sampler, int32_t id);
 
+/* What a sampler holds besides the tokens that it accepted: with both, another one goes on with the
+ * very same draws. */
+struct text_sampler_state {
+    uint64_t random; /* of the generator */
+    double mu;       /* mirostat's bound of surprise, in bits */
+};
+
+struct text_sampler_state text_sampler_save(const struct text_sampler *sampler);
+void text_sampler_restore(struct text_sampler *sampler, const struct text_sampler_state *state);
+
 /* Chooses among n >= 1 candidates (in falling order of logit, ties by id; changed in place). */
 int32_t text_sampler_sample(struct text_sampler *sampler, struct text_candidate *candidates,
                             size_t n);

@@ -233,6 +233,8 @@ static bool build_run(struct builder *b, const struct plan__team *team, uint32_t
 {
     struct plan_placement *p = b->placement;
     uint32_t width = plan__width(team), next = 0;
+    if (team->slices > b->problem->shape->layers[first].n_segments)
+        return false;
     for (uint32_t g = 0; g < team->n_groups; g++) {
         const uint16_t *seats = &team->seats[g * width];
         uint32_t from = next;
@@ -267,7 +269,8 @@ static bool build_parts(struct builder *b, const struct plan__draft *draft)
         for (uint32_t i = end; i < shape->n_layers; i++) {
             if (!shape->layers[i].n_experts)
                 continue;
-            if (draft->team_of[i] != team || plan__draft_owner(draft, i) != owner)
+            if (draft->team_of[i] != team || plan__draft_owner(draft, i) != owner ||
+                shape->layers[i].n_segments != shape->layers[il].n_segments)
                 break;
             end = i + 1;
         }

@@ -201,7 +201,7 @@ static bool is_whole_span(const struct plan_placement *p, const struct plan_shap
                           const struct plan__span *span)
 {
     struct plan__group group = {0};
-    uint32_t next = 0, most = UINT32_MAX, slices = 1, racers = 0;
+    uint32_t next = 0, most = UINT32_MAX, slices = 1, racers = 0, segments = SHARD_EXPERT_SEGMENTS;
     if (span->end <= span->first || span->end > shape->n_layers)
         return false;
     for (uint32_t i = 0; i < span->n_parts; i++) {
@@ -211,6 +211,7 @@ static bool is_whole_span(const struct plan_placement *p, const struct plan_shap
     for (uint32_t il = span->first; il < span->end; il++) {
         const struct plan_layer *l = &shape->layers[il];
         most = l->n_experts && l->n_experts < most ? l->n_experts : most;
+        segments = l->n_experts && l->n_segments < segments ? l->n_segments : segments;
     }
     while (plan__group_next(&group, span)) {
         if (group.parts->expert_first < next || group.parts->expert_end <= next ||
@@ -220,7 +221,7 @@ static bool is_whole_span(const struct plan_placement *p, const struct plan_shap
         racers += group.copies;
         slices = group.n_slices > slices ? group.n_slices : slices;
     }
-    return next <= most && slices <= SHARD_EXPERT_SEGMENTS && racers <= PLAN_MAX_RACERS;
+    return next <= most && slices <= segments && racers <= PLAN_MAX_RACERS;
 }
 
 static enum proto_status check_parts(const struct plan_placement *p, const struct plan_shape *s,

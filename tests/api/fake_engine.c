@@ -4,6 +4,7 @@
 
 #include <limits.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -36,6 +37,8 @@ struct coord_stream {
     unsigned step, sent;
     float row[N_VOCAB];
     bool over;
+    pthread_t thread; /* of one that hands its events over */
+    atomic_bool destroyed;
 };
 
 static const int32_t canned[] = {
@@ -96,6 +99,7 @@ void fake_engine_stall_after(struct coord_engine *e, unsigned n)
 {
     pthread_mutex_lock(&e->lock);
     e->stall_after = n;
+    pthread_cond_broadcast(&e->changed);
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -185,6 +189,12 @@ uint32_t coord_engine_ctx(const struct coord_engine *e)
     return e->model.n_ctx;
 }
 
+char *coord_engine_memory(struct coord_engine *e)
+{
+    (void)e;
+    return strdup("worker of a fake engine\n");
+}
+
 void coord_engine_reset_times(struct coord_engine *e)
 {
     (void)e;
@@ -244,6 +254,24 @@ void fake_engine_say(struct coord_engine *e, const char *text)
     e->n_said = N_CANNED;
 }
 
+static void *hand_over(void *user)
+{
+    struct coord_stream *s = user;
+    struct coord_event event;
+    bool more = true;
+    while (more && !s->over && !atomic_load(&s->destroyed))
+        if (coord_stream_next(s, &event, 10))
+            more = s->request.on_event(s->request.user, &event);
+    return NULL;
+}
+
+/* A stream goes on after what was generated before. */
+static void go_on(struct coord_stream *s)
+{
+    if (s->request.sampler)
+        s->step = (unsigned)s->request.sampler->random;
+}
+
 enum proto_status coord_engine_submit(struct coord_engine *e, const struct coord_request *request,
                                       struct coord_stream **out, struct proto_error *error)
 {
@@ -264,6 +292,9 @@ enum proto_status coord_engine_submit(struct coord_engine *e, const struct coord
     s->request = *request;
     s->request.ids = NULL;
     s->step = request->sampling.seed % 2;
+    go_on(s);
+    if (request->on_event)
+        pthread_create(&s->thread, NULL, hand_over, s);
     *out = s;
     return PROTO_OK;
 }
@@ -300,6 +331,7 @@ static void next_token(struct coord_stream *s, struct coord_event *event)
             (struct text_candidate){FAKE_HELLO + (int32_t)(i % FAKE_N_WORDS), -1.0f - (float)i};
     s->step = (s->step + 1) % e->n_said;
     s->sent++;
+    event->sampler.random = s->step;
 }
 
 static void next_row(struct coord_stream *s, struct coord_event *event)
@@ -352,6 +384,9 @@ void coord_stream_destroy(struct coord_stream *s)
     if (!s)
         return;
     struct coord_engine *e = s->engine;
+    atomic_store(&s->destroyed, true);
+    if (s->request.on_event)
+        pthread_join(s->thread, NULL);
     free(s);
     pthread_mutex_lock(&e->lock);
     e->destroyed++;

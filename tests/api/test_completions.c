@@ -256,6 +256,8 @@ static struct streamed stream(const char *body)
             continue;
         }
         CU_ASSERT_FALSE(s.done);
+        if (strncmp(line, "id: ", 4) == 0)
+            continue;
         CU_ASSERT_EQUAL(strncmp(line, "data: ", 6), 0);
         json_t *json = json_loads(line + 6, 0, NULL);
         CU_ASSERT_PTR_NOT_NULL(json);

@@ -357,10 +357,10 @@ class Cluster:
                 self.case.dir / f"worker-{i}.key", "--cache-dir", self.cache(i), "-t", "1",
                 *self.worker_options]
 
-    def start_worker(self, i):
+    def start_worker(self, i, *options):
         self.starts += 1
         self.case.world.put_profile(self.cache(i))
-        self.workers[i] = self.case.start(f"w{i}-{self.starts}", self.worker_argv(i))
+        self.workers[i] = self.case.start(f"w{i}-{self.starts}", [*self.worker_argv(i), *options])
         return self.workers[i]
 
     def request(self, method, path, body=None):

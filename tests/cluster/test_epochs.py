@@ -2,10 +2,12 @@
 """Workers come and go while clients stream: every text is the undisturbed one."""
 import http.client
 import json
+import selectors
 import signal
+import socket
 import threading
 
-from cluster import Cluster, Stream
+from cluster import Cluster, Stream, free_port
 
 N = 2000  # tokens, enough for a fault to fall into the middle
 PROMPTS = ["hello there", "the caravan goes on " * 20, "one two three"]
@@ -178,6 +180,35 @@ def test_standby(case):
     wait_states(c, w1="standby")
 
 
+def test_partial_replay(case):
+    """A standby takes the place of the first, a middle, the last stage: it alone computes what was
+    cached there again, from what the stage before it has kept."""
+    c = Cluster(case, case.world.small(), options=["-v"]).start()
+    clients = Clients(c)
+    standby = 4
+    for place in range(3):
+        c.start_worker(standby)
+        wait_states(c, **{f"w{standby}": "standby"})
+        lost = c.order()[place]
+        c.server.err_path.write_text("")
+        clients.disturb(c.workers[lost].kill)
+        assert f"w{standby}" in members(c)
+        assert f"COORD-REFILL seq=0 stage={place} from=0" in c.server.err()
+        assert "COORD-REPLAY" not in c.server.err()
+        standby = lost
+
+
+def test_no_room_for_boundaries(case):
+    """Nothing is kept of what was sent on: all is computed again."""
+    c = Cluster(case, case.world.small(), options=["-v"],
+                worker_options=["--boundary-memory", "0"]).start()
+    clients = Clients(c)
+    c.start_worker(4)
+    wait_states(c, w4="standby")
+    clients.disturb(c.workers[c.order()[1]].kill)
+    assert "COORD-REPLAY" in c.server.err() and "COORD-REFILL" not in c.server.err()
+
+
 def drain(c, worker):
     return c.case.caravan("drain", worker, "--server", f"http://127.0.0.1:{c.http_port}")
 
@@ -250,6 +281,93 @@ def test_patience(case):
     c.start_worker(2)
     c.wait_ready()
     assert c.complete()
+
+
+# ---- connections between workers ----
+
+class Relay(threading.Thread):
+    """A way to a port that can be cut without either end hearing of it: what is sent is swallowed,
+    on the connections that are there, or for ever."""
+
+    def __init__(self, port):
+        super().__init__(daemon=True)
+        self.to, self.pairs, self.swallowed = port, {}, set()
+        self.swallow_new = False
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.listener, selectors.EVENT_READ)
+        self.start()
+
+    def cut(self, for_ever=False):
+        self.swallow_new = for_ever
+        self.swallowed = set(self.pairs)
+
+    def accept(self):
+        a, _ = self.listener.accept()
+        b = socket.create_connection(("127.0.0.1", self.to))
+        self.pairs[a], self.pairs[b] = b, a
+        if self.swallow_new:
+            self.swallowed |= {a, b}
+        for s in (a, b):
+            self.selector.register(s, selectors.EVENT_READ)
+
+    def forward(self, s):
+        try:
+            data = s.recv(1 << 16)
+            if data and s not in self.swallowed:
+                self.pairs[s].sendall(data)
+        except OSError:
+            data = b""
+        if not data:
+            other = self.pairs.pop(s)
+            self.pairs.pop(other)
+            for end in (s, other):
+                self.selector.unregister(end)
+                end.close()
+
+    def run(self):
+        while True:
+            for key, _ in self.selector.select():
+                if key.fileobj is self.listener:
+                    self.accept()
+                elif key.fileobj in self.pairs:
+                    self.forward(key.fileobj)
+
+
+def start_with_relays(c):
+    relays = {}
+    c.start_server()
+    for i in range(1, c.n + 1):
+        port = free_port()
+        relays[i] = Relay(port)
+        c.start_worker(i, "--listen", f"127.0.0.1:{port}", "--advertise",
+                       f"127.0.0.1:{relays[i].port}")
+    c.wait_ready()
+    return relays
+
+
+def test_cut_connection(case):
+    """A connection between two workers swallows what is sent: it is made anew, nobody is left out,
+    and nothing that is cached is computed again."""
+    c = Cluster(case, case.world.small(), options=["--deadline", "1", "-v"])
+    relays = start_with_relays(c)
+    clients = Clients(c)
+    order = c.order()
+    clients.disturb(relays[order[1]].cut)
+    clients.disturb(relays[order[2]].cut)
+    assert c.order() == order
+    assert "COORD-SUSPECT" in c.server.err() and "COORD-REPLAY" not in c.server.err()
+    assert "COORD-WORKER-LOST" not in c.server.err()
+
+
+def test_worker_out_of_reach(case):
+    """It stays cut: the plan does without one of the two workers."""
+    c = Cluster(case, case.world.small(), options=["--deadline", "1"])
+    relays = start_with_relays(c)
+    clients = Clients(c, 500)
+    clients.disturb(lambda: relays[c.order()[2]].cut(for_ever=True))
+    assert len(members(c)) == 2
 
 
 # ---- experts ----

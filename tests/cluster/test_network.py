@@ -211,8 +211,11 @@ def small_disk(folder, megabytes):
 
 def test_full_disk(case):
     """A worker whose cache does not fit serves without it, and says so once."""
-    c = Cluster(case, case.world.large(), workers=2)
-    text = Cluster(case, c.model, workers=1).start().complete()
+    with_one = Cluster(case, case.world.large(), workers=1).start()
+    text = with_one.complete()
+    with_one.server.stop()
+    with_one.workers[1].stop()
+    c = Cluster(case, with_one.model, workers=2)
     c.cache(2).mkdir()
     prefix = small_disk(c.cache(2), 20)
     c.start_server()

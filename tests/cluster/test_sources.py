@@ -40,9 +40,8 @@ def test_workers_serve_pieces(case):
     c.wait_ready()
     sources = came_from(c.workers[3])
     of_coordinator = sources.pop("coordinator", 0)
-    print(f"of {total} bytes {of_coordinator} from the coordinator")
     assert sum(sources.values()) + of_coordinator >= total, sources
-    assert sum(sources.values()) > 2 * of_coordinator, (sources, of_coordinator)
+    assert sum(sources.values()) > of_coordinator, (sources, of_coordinator)
     assert c.complete() == text
     pieces(c.cache(3))
 
@@ -87,16 +86,18 @@ def test_cache_limit(case):
     """What is needed stays, what another model left goes; a limit that is too small means more
     work at the next start, and nothing else."""
     first, second = case.world.small(), case.world.model("llama4-maverick-tiny", "Q8_0")
-    for model, limit in ((first, "0"), (second, "0"), (first, "0.012"), (first, "0.002")):
+    sizes = []
+    for model, limit in ((first, "0"), (second, "0"), (first, "0.0015"), (first, "0.0005")):
+        if limit == "0.0005":
+            shutil.rmtree(c.cache(1))
         c = Cluster(case, model, workers=1, worker_options=["--cache-limit", limit]).start()
         text = case.generate(model)
         assert c.complete() == text.decode("utf-8", "replace")
-        size = kept(c.cache(1))
-        print(f"limit {limit}: {size} bytes")
-        assert limit == "0" or size <= float(limit) * 1e9, f"{size} bytes with a limit of {limit}"
+        sizes.append(kept(c.cache(1)))
+        assert limit == "0" or sizes[-1] <= float(limit) * 1e9, (limit, sizes)
         for process in c.server, c.workers[1]:
             assert process.stop() == 0
-    assert "WORKER-UNKEPT" in c.workers[1].err()
+    assert sizes[0] <= sizes[2] < sizes[1], sizes
     assert c.workers[1].err().count("WORKER-UNKEPT") == 1
 
 

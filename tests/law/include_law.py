@@ -32,6 +32,7 @@ LIBRARIES = {
     r"histedit\.h": "coordinator/chat_input.c",
     r"jansson\.h": "coordinator/",
     r"cblas\.h": "kernels/blas.c",
+    r"sqlite3\.h": "coordinator/journal",
     r"yaml\.h": "coordinator/plan/tree.c",
 }
 

@@ -23,7 +23,8 @@ static struct proto_host hosts[] = {{(char *)"tcp://[::1]:10", (char *)"w\xc3\xb
 static struct proto_part parts[] = {{0, 1, PROTO_MAX_LAYERS, 0, 64, 0, 2},
                                     {1, 4, 5, 1000, PROTO_MAX_EXPERTS, 63, PROTO_MAX_SLICES}};
 static struct proto_source sources[] = {{(char *)"tcp://[::1]:11", {6}}, {(char *)"", {7, 8}}};
-static struct proto_held held[] = {{0, 17}, {4095, PROTO_MAX_CONTEXT}, {9, 0}};
+static struct proto_held held[] = {
+    {0, 17, 3}, {4095, PROTO_MAX_CONTEXT, 0}, {9, 0, PROTO_MAX_CONTEXT}};
 static uint8_t askers[][PROTO_KEY_BYTES] = {{6}, {7, 8}, {9}};
 static char *files[] = {(char *)"/a/b.gguf", (char *)""};
 
@@ -99,9 +100,8 @@ static struct proto_msg sample(enum proto_kind kind)
         msg.hashes = (struct proto_hashes){2, 3, sources, 2};
         break;
     case PROTO_MSG_FETCH:
-        msg.fetch =
-            (struct proto_fetch){1, 2, 3, PROTO_PIECE_BYTES - PROTO_CHUNK_BYTES, PROTO_CHUNK_BYTES,
-                                 {9, 8}};
+        msg.fetch = (struct proto_fetch){
+            1, 2, 3, PROTO_PIECE_BYTES - PROTO_CHUNK_BYTES, PROTO_CHUNK_BYTES, {9, 8}};
         break;
     case PROTO_MSG_CHUNK:
         msg.chunk = (struct proto_chunk){1, 2, 3, 4};
@@ -111,7 +111,8 @@ static struct proto_msg sample(enum proto_kind kind)
         msg.link.epoch = 77 + (uint64_t)kind;
         break;
     case PROTO_MSG_BATCH:
-        msg.batch = (struct proto_batch){3, 4, ranges, 3, drops, 3, times, 2, host_times, 2};
+        msg.batch =
+            (struct proto_batch){3, 4, ranges, 3, drops, 3, times, 2, host_times, 2, true, 256};
         break;
     case PROTO_MSG_RESULT:
         msg.result = (struct proto_result){5, 6, 202048, true, rows, 2, times, 2, host_times, 2};
@@ -242,6 +243,8 @@ static void check_batch(const struct proto_batch *a, const struct proto_batch *b
         CU_ASSERT_EQUAL(a->ranges[i].want, b->ranges[i].want);
         CU_ASSERT_EQUAL(a->ranges[i].candidates, b->ranges[i].candidates);
     }
+    CU_ASSERT_EQUAL(a->replay, b->replay);
+    CU_ASSERT_EQUAL(a->stop, b->stop);
     CU_ASSERT_EQUAL_FATAL(a->n_drops, b->n_drops);
     CU_ASSERT_EQUAL(memcmp(a->drops, b->drops, a->n_drops * sizeof *a->drops), 0);
     CU_ASSERT_EQUAL_FATAL(a->n_times, b->n_times);
@@ -639,10 +642,13 @@ static void test_limits(void)
     REFUSE(PROTO_MSG_EXPERTS_DONE, m.experts_done.status = (enum proto_status)99);
     REFUSE(PROTO_MSG_USED, m.used.n_experts = PROTO_MAX_EXPERTS + 1);
     REFUSE(PROTO_MSG_USED, m.used.layer_first = PROTO_MAX_LAYERS - m.used.n_layers + 1);
-    struct proto_held one = {PROTO_MAX_SEQUENCES, 0};
+    struct proto_held one = {PROTO_MAX_SEQUENCES, 0, 0};
     REFUSE(PROTO_MSG_COMMIT, (m.commit.held = &one, m.commit.n_held = 1));
-    one = (struct proto_held){0, PROTO_MAX_CONTEXT + 1ull};
+    one = (struct proto_held){0, PROTO_MAX_CONTEXT + 1ull, 0};
     REFUSE(PROTO_MSG_COMMITTED, (m.commit.held = &one, m.commit.n_held = 1));
+    one = (struct proto_held){0, 0, PROTO_MAX_CONTEXT + 1ull};
+    REFUSE(PROTO_MSG_COMMITTED, (m.commit.held = &one, m.commit.n_held = 1));
+    REFUSE(PROTO_MSG_BATCH, m.batch.stop = PROTO_MAX_WORKERS + 1);
     REFUSE(PROTO_MSG_COMMIT, m.commit.n_held = PROTO_MAX_SEQUENCES + 1);
     REFUSE((enum proto_kind)0, (void)0);
     REFUSE((enum proto_kind)(LAST_KIND + 1), (void)0);

@@ -157,6 +157,32 @@ static void test_simulated(void)
     plan_placement_destroy(p);
 }
 
+/* Narrow experts cannot be cut, however much faster that would be. */
+static void test_segments(void)
+{
+    const struct plan_options options = {.split = PLAN_SPLIT_EXPERTS, .stages = 1};
+    struct plan_answer *answer;
+    make_hosts(2);
+    for (uint32_t n = 1; n <= 2; n++) {
+        for (uint32_t il = 0; il < LAYERS; il++)
+            shape->layers[il].n_segments = n;
+        CU_ASSERT_EQUAL_FATAL(plan_search(&answer, shape, &made.cluster, &options, &error),
+                              PROTO_OK);
+        for (uint32_t i = 0; i < answer->placement->n_parts; i++)
+            CU_ASSERT(answer->placement->parts[i].n_slices <= n);
+        answer->placement->parts[0].n_slices = 4;
+        CU_ASSERT_EQUAL(plan_placement_check(answer->placement, shape, &made.cluster, &error),
+                        PROTO_INVALID);
+        plan_answer_destroy(answer);
+        struct plan_options more = options;
+        more.slices = 2 * n;
+        CU_ASSERT_EQUAL(plan_search(&answer, shape, &made.cluster, &more, &error), PROTO_INVALID);
+        plan_answer_destroy(answer);
+    }
+    for (uint32_t il = 0; il < LAYERS; il++)
+        shape->layers[il].n_segments = 4;
+}
+
 /* ---- one computer ---- */
 
 static double prefill(const struct plan_placement *p, double *decode)
@@ -255,6 +281,7 @@ int main(void)
     CU_add_test(suite, "copies", test_copies);
     CU_add_test(suite, "no room", test_no_room);
     CU_add_test(suite, "simulated", test_simulated);
+    CU_add_test(suite, "segments", test_segments);
     CU_add_test(suite, "stages share a computer", test_stages_share);
     CU_add_test(suite, "hosts share a computer", test_hosts_share);
     CU_add_test(suite, "links of the coordinator", test_coordinator_links);
