@@ -12,7 +12,7 @@
 
 /* Ids that are spread over the vocabulary (the multiplier is Knuth's); what they mean changes no
  * time. */
-static int32_t *make_ids(uint32_t n, uint32_t n_vocab)
+int32_t *coord_bench_ids(uint32_t n, uint32_t n_vocab)
 {
     int32_t *ids = malloc(n * sizeof *ids);
     for (uint32_t i = 0; ids && i < n; i++)
@@ -20,9 +20,9 @@ static int32_t *make_ids(uint32_t n, uint32_t n_vocab)
     return ids;
 }
 
-static enum proto_status submit(struct coord_engine *engine, const int32_t *ids, uint32_t n_ids,
-                                uint32_t n_generate, struct coord_stream **stream,
-                                struct proto_error *error)
+enum proto_status coord_bench_submit(struct coord_engine *engine, const int32_t *ids,
+                                     uint32_t n_ids, uint32_t n_generate,
+                                     struct coord_stream **stream, struct proto_error *error)
 {
     struct coord_request request = {.want = COORD_WANT_TOKENS,
                                     .ids = ids,
@@ -58,7 +58,7 @@ static enum proto_status run_together(struct coord_engine *engine, const int32_t
     uint32_t started = 0;
     *end = (struct coord_event){0};
     while (status == PROTO_OK && started < n) {
-        status = submit(engine, ids, n_ids, n_generate, &streams[started], error);
+        status = coord_bench_submit(engine, ids, n_ids, n_generate, &streams[started], error);
         started += status == PROTO_OK;
     }
     for (uint32_t i = 0; i < started; i++) {
@@ -166,7 +166,7 @@ enum proto_status coord_bench_run(struct coord_engine *engine,
     if (status != PROTO_OK)
         return status;
     uint32_t longest = params->n_prompt > params->n_depth ? params->n_prompt : params->n_depth;
-    int32_t *ids = make_ids(longest, coord_engine_model(engine)->n_vocab);
+    int32_t *ids = coord_bench_ids(longest, coord_engine_model(engine)->n_vocab);
     if (!ids)
         return proto_fail_nomem(error, longest * sizeof *ids, "a prompt");
     status = run_rounds(engine, ids, false, params, &prefill, &out->prefill_status, error);

@@ -41,6 +41,13 @@ enum proto_status coord_bench_run(struct coord_engine *engine,
                                   struct proto_error *error);
 void coord_bench_finish(struct coord_bench *bench);
 
+/* A prompt (malloc'ed, NULL on lack of memory), and a greedy request of it that generates so many
+ * tokens whatever they are. */
+int32_t *coord_bench_ids(uint32_t n, uint32_t n_vocab);
+enum proto_status coord_bench_submit(struct coord_engine *engine, const int32_t *ids,
+                                     uint32_t n_ids, uint32_t n_generate,
+                                     struct coord_stream **stream, struct proto_error *error);
+
 /* As one JSON object (malloc'ed, NUL-terminated; NULL on lack of memory), and as tables. */
 char *coord_bench_json(const struct coord_bench *bench);
 void coord_bench_print(const struct coord_bench *bench, FILE *out);

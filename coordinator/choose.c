@@ -186,7 +186,8 @@ static enum proto_status deal(const struct coord_engine *e, struct coord_worker 
                                          .split = e->options.split,
                                          .stages = e->options.stages,
                                          .slices = e->options.slices,
-                                         .replicas = e->options.replicas};
+                                         .replicas = e->options.replicas,
+                                         .map_experts = e->options.map_experts};
     return shard_plan_create(out, e->model, machines, n, &options, error);
 }
 

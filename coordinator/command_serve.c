@@ -107,7 +107,7 @@ static enum proto_status state_path(const struct coord_cli *cli,
     return coord_journal_path(path, bytes, what, error);
 }
 
-/* What no state was asked for is done without where another coordinator has it. */
+/* Where nobody asked for a state, it is done without one that cannot be had. */
 static enum proto_status open_journal(struct service *s, const struct coord_cli *cli,
                                       const struct api_server_options *options,
                                       const struct net_cluster_keys *keys, const char *state)
@@ -122,10 +122,11 @@ static enum proto_status open_journal(struct service *s, const struct coord_cli 
     if (!status)
         status = coord_journal_open(&s->journal, state ? state : path,
                                     keys ? keys->pair.public_key : none, &s->error);
-    if (state || status != PROTO_BUSY)
+    if (state || (status != PROTO_BUSY && status != PROTO_IO && status != PROTO_NOSPACE &&
+                  status != PROTO_NOTFOUND))
         return status;
-    proto_log(PROTO_LOG_WARN, "COORD-NO-STATE",
-              "requests cannot be resumed after a restart: %s", s->error.text);
+    proto_log(PROTO_LOG_WARN, "COORD-NO-STATE", "requests cannot be resumed after a restart: %s",
+              s->error.text);
     return PROTO_OK;
 }
 

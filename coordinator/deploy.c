@@ -342,7 +342,7 @@ void engine__on_committed(struct coord_engine *e, struct coord_worker *w,
         return;
     }
     m->committed = true;
-    if (m->stage >= 0)
+    if (m->stage >= 0 && d->n_held)
         memcpy(&d->answers[(size_t)m->stage * d->n_held], commit->held,
                d->n_held * sizeof *d->answers);
     for (uint32_t i = 0; i < d->n_members; i++)

@@ -41,10 +41,12 @@ struct coord_engine_options {
     unsigned local_workers;    /* children of this process; default 1 */
     unsigned workers;          /* workers from elsewhere to wait for before planning; default 0 */
     unsigned threads;          /* of each local worker; 0: processors / local_workers, at least 1 */
+    uint64_t memory_bytes;     /* of all local workers; 0: nine tenths of what is free */
     const char *isa;           /* of local workers; NULL: the best */
     const char *layers;        /* "0-11,12-23" or NULL */
     enum shard_split_kind split; /* this and the following as in struct shard_plan_options */
     uint32_t stages, slices, replicas;
+    bool map_experts;          /* as there; for local workers, which have the model's file */
     enum plan_aim aim;          /* of a plan that is searched */
     uint32_t rebalance_percent; /* by which another plan must be faster to replace one in force */
     const char *listen;        /* endpoint for workers from elsewhere ("tcp://..."), or NULL */

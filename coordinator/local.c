@@ -10,10 +10,11 @@
 
 #define RESTART_MS 1000u
 
-/* Memory that each child may use: nine tenths of what is free, in equal parts, in bytes. */
+/* Memory that each child may use, in equal parts, in bytes. */
 static uint64_t memory_share(const struct coord_engine *e)
 {
-    return kern_machine_free_memory() / 10 * 9 / e->options.local_workers;
+    uint64_t all = e->options.memory_bytes;
+    return (all ? all : kern_machine_free_memory() / 10 * 9) / e->options.local_workers;
 }
 
 static unsigned thread_share(const struct coord_engine *e)

@@ -113,6 +113,12 @@ static void add_cluster(struct table *t, struct coord_cli *cli)
          "and the "
          "model file is on the disk twice (off)",
          COORD_OPTION_SWITCH, &cli->keep_packed, 0, 0, NULL},
+        {0, "memory", "GB", "what all local workers may use (nine tenths of what is free)",
+         COORD_OPTION_FLOAT, &cli->memory_gb, 1e-3, 1e6, NULL},
+        {0, "map-experts", NULL,
+         "experts may be more than memory: local workers read what does not fit from the model's "
+         "file, when it is used",
+         COORD_OPTION_FLAG, &cli->map_experts, 0, 0, NULL},
     };
     add(t, options, sizeof options / sizeof options[0]);
 }
@@ -611,6 +617,10 @@ enum proto_status coord_cli_engine(const struct coord_cli *cli,
         return status;
     if (!cli->model && !cli->synthetic)
         return proto_fail(error, PROTO_INVALID, "no model is given: name one with -m FILE");
+    if (cli->map_experts && (cli->workers || cli->synthetic))
+        return proto_fail(error, PROTO_INVALID,
+                          "--map-experts is for local workers and a model's file: leave out %s",
+                          cli->workers ? "--workers" : "--synthetic");
     *options = (struct coord_engine_options){
         .model_path = cli->model,
         .synthetic = cli->synthetic,
@@ -629,6 +639,8 @@ enum proto_status coord_cli_engine(const struct coord_cli *cli,
         .kv = cli->kv,
         .inexact = !cli->exact,
         .keep_packed = cli->keep_packed,
+        .map_experts = cli->map_experts,
+        .memory_bytes = (uint64_t)((double)cli->memory_gb * 1e9),
         .ctx = cli->ctx,
         .parallel = cli->parallel,
         .batch = cli->batch,

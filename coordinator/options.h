@@ -78,8 +78,8 @@ struct coord_cli {
     uint32_t stages, expert_slices, replicas; /* 0: not given */
     enum plan_aim aim;
     uint32_t rebalance_gain; /* percent */
-    bool exact, keep_packed;
-    float deadline_s, cache_limit_gb;
+    bool exact, keep_packed, map_experts;
+    float deadline_s, cache_limit_gb, memory_gb; /* memory_gb 0: not given */
     uint32_t patience_s;
     enum coord_rebalance rebalance;
     struct text_sampling sampling;

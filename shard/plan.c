@@ -190,6 +190,16 @@ static enum proto_status place(struct plan_placement **out, const struct planner
     return plan_by_rule(out, shape, cluster, &options, p->error);
 }
 
+/* Memory as if every worker held all experts, so that they are shared as all else is. */
+static void add_experts(struct plan_cluster *cluster, const struct plan_shape *shape)
+{
+    uint64_t bytes = 0;
+    for (uint32_t il = 0; il < shape->n_layers; il++)
+        bytes += shape->layers[il].n_experts * shape->layers[il].expert_bytes;
+    for (uint32_t i = 0; i < cluster->n_machines; i++)
+        cluster->machines[i].device[PLAN_CPU].memory_bytes += bytes;
+}
+
 static enum proto_status try_plan(const struct planner *p, struct shard_plan **out)
 {
     const struct shard_plan_options *o = p->options;
@@ -200,6 +210,8 @@ static enum proto_status try_plan(const struct planner *p, struct shard_plan **o
     enum proto_status status = make_cluster(&cluster, p);
     if (status == PROTO_OK)
         status = plan_shape_create(&shape, p->model, &sizes, p->error);
+    if (status == PROTO_OK && o->map_experts)
+        add_experts(&cluster, shape);
     if (status == PROTO_OK)
         status = place(&placement, p, shape, &cluster);
     if (status == PROTO_OK)

@@ -55,6 +55,9 @@ struct shard_plan_options {
      */
     enum shard_split_kind split;
     uint32_t stages, slices, replicas;
+    /* Experts may be more than memory holds: what does not fit stays in the model's file, which
+     * every worker has. Memory must hold all else; workers see to that themselves. */
+    bool map_experts;
 };
 
 /* Splits by layers in proportion to memory; stages in the order of the workers; a worker may be

@@ -24,6 +24,7 @@ struct worker_epochs_options {
     unsigned threads;
     const char *cache_dir;
     bool keep_packed;
+    uint64_t memory_bytes;
     uint64_t cache_limit_bytes;
     const uint8_t *secret; /* the cluster's, for connections to workers that have pieces */
     struct worker_supply *supply;

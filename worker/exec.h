@@ -20,10 +20,11 @@
 struct worker_weights {
     void **data;
     size_t n;
-    struct shard_mapped *mapped; /* that data[i] lies in; without data: memory of its own */
-    struct shard_lease *lease;   /* on what is mapped; NULL: none */
+    struct shard_mapped *mapped;        /* that data[i] lies in; without data: memory of its own */
+    struct shard_lease *lease;          /* on what is mapped; NULL: none */
     uint8_t (*names)[PROTO_HASH_BYTES]; /* of what is mapped, in the store */
-    unsigned **holders; /* how many such structs share data[i]; NULL, or a NULL in it: one */
+    unsigned **holders;       /* how many such structs share data[i]; NULL, or a NULL in it: one */
+    struct worker_lazy *lazy; /* has those whose data is NULL; or NULL */
 };
 
 struct worker_exec;

@@ -18,6 +18,7 @@
 
 #include "kernels/blas.h"
 #include "worker/exec_sum.h"
+#include "worker/lazy.h"
 
 _Static_assert(SHARD_EXPERT_PANELS % KERN_BLAS_PANELS == 0,
                "a block of columns must not cut a product of OpenBLAS's");
@@ -38,6 +39,7 @@ struct job {
     enum kern_act down_act;
     bool lone, fused;
     struct chunking gate, up, down;
+    size_t run_first, run_n;       /* active units whose weights are there: all, or a run of them */
     size_t block_first, block_end; /* panels whose products with down are made now */
     size_t ld;                     /* floats from one of those products to the next */
 };
@@ -211,7 +213,7 @@ static void gate_up_tasks(void *arg, size_t first, size_t last, unsigned thread)
     size_t each = job->gate.n + job->up.n;
     (void)thread;
     for (size_t i = first; i < last; i++) {
-        struct unit u = unit_of(job, job->s->active[i / each]);
+        struct unit u = unit_of(job, job->s->active[job->run_first + i / each]);
         size_t chunk = i % each;
         bool up = chunk >= job->gate.n;
         multiply_in(job, &u, up, up ? chunk - job->gate.n : chunk);
@@ -314,7 +316,8 @@ static void finish_products(const struct job *job, const struct unit *u, uint32_
 
 static void down_task(const struct job *job, size_t item)
 {
-    struct unit u = unit_of(job, job->s->active[item / job->down.n / job->segments.n]);
+    size_t number = job->run_first + item / job->down.n / job->segments.n;
+    struct unit u = unit_of(job, job->s->active[number]);
     uint32_t segment = (uint32_t)(item / job->down.n % job->segments.n);
     size_t first = job->block_first + item % job->down.n * job->down.panels;
     size_t end = first + job->down.panels, bytes;
@@ -417,6 +420,42 @@ static size_t panels_at_once(const struct job *job)
     return panels < all ? whole : all;
 }
 
+/* Whether a unit's weights are there, for the products with down or for those before. */
+static bool bring_unit(const struct job *job, size_t number, bool down)
+{
+    struct worker_lazy *lazy = job->e->weights->lazy;
+    struct unit u = unit_of(job, job->s->active[number]);
+    const int32_t weights[] = {down ? u.h->down : u.h->gate, down ? -1 : u.h->up};
+    for (size_t i = 0; i < 2; i++) {
+        if (weights[i] >= 0 && !worker_lazy_bring(lazy, job->e->pool, (size_t)weights[i], u.mat))
+            return false;
+    }
+    return true;
+}
+
+/* The run after this one; false: there is none. Weights that are packed as they are used come as
+ * many as there is room for. */
+static bool next_run(struct job *job, bool down)
+{
+    struct worker_lazy *lazy = job->e->weights->lazy;
+    job->run_first += job->run_n;
+    job->run_n = job->s->n_active - job->run_first;
+    if (!lazy || job->run_n == 0)
+        return job->run_n > 0;
+    worker_lazy_begin(lazy);
+    for (size_t i = 0; i < job->run_n; i++)
+        if (!bring_unit(job, job->run_first + i, down))
+            job->run_n = i;
+    return job->run_n > 0;
+}
+
+static void compute_gate_up(struct job *job)
+{
+    job->run_first = job->run_n = 0;
+    while (next_run(job, false))
+        kern_pool_run(job->e->pool, job->run_n * (job->gate.n + job->up.n), 1, gate_up_tasks, job);
+}
+
 static void compute_down(struct job *job)
 {
     size_t all = (job->e->program->model->n_embd + KERN_PANEL - 1) / KERN_PANEL;
@@ -427,8 +466,10 @@ static void compute_down(struct job *job)
     for (size_t first = 0; first < all; first += at_once) {
         job->block_first = first;
         job->block_end = first + at_once < all ? first + at_once : all;
-        kern_pool_run(job->e->pool, job->s->n_active * job->segments.n * job->down.n, 1, down_tasks,
-                      job);
+        job->run_first = job->run_n = 0;
+        while (next_run(job, true))
+            kern_pool_run(job->e->pool, job->run_n * job->segments.n * job->down.n, 1, down_tasks,
+                          job);
         run(job, job->rows->n_groups, combine);
     }
 }
@@ -462,7 +503,7 @@ bool worker__experts_compute(struct worker_exec *e, const struct shard_op *op,
     cut_matrices(&job);
     if (!job.lone)
         run(&job, job.s->n, gather);
-    kern_pool_run(e->pool, job.s->n_active * (job.gate.n + job.up.n), 1, gate_up_tasks, &job);
+    compute_gate_up(&job);
     run(&job, job.s->n, activate);
     compute_down(&job);
     return true;

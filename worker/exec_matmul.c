@@ -3,6 +3,7 @@
 #include "worker/exec_state.h"
 
 #include "kernels/blas.h"
+#include "worker/lazy.h"
 
 /* Weight bytes that a chunk of a product of one row streams, and that a chunk of a product of many
  * rows keeps in the cache; the operand bytes of the rows that pass over it at a time. */
@@ -49,15 +50,22 @@ size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_we
     return most;
 }
 
+static const char *matrix_of(const struct worker_exec *e, int32_t w, size_t mat)
+{
+    const struct shard_weight *weight = &e->program->weights[w];
+    const char *data = e->weights->data[w];
+    if (!data)
+        return worker_lazy_panels(e->weights->lazy, (size_t)w, (uint32_t)mat);
+    return data + mat * kern_packed_bytes(weight->type, weight->n_out, weight->k);
+}
+
 void worker__multiply_segment(const struct worker_exec *e, int32_t w, size_t mat, uint32_t segment,
                               size_t first, size_t end, float *y, size_t ldy, const char *x,
                               size_t x_bytes, size_t n_rows)
 {
     const struct shard_weight *weight = &e->program->weights[w];
     uint64_t k, at = shard_weight_segment(weight, segment, &k);
-    const char *panels = (const char *)e->weights->data[w] +
-                         mat * kern_packed_bytes(weight->type, weight->n_out, weight->k) + at +
-                         first * kern_panel_bytes(weight->type, k);
+    const char *panels = matrix_of(e, w, mat) + at + first * kern_panel_bytes(weight->type, k);
     if (n_rows >= blas_rows(e, weight)) {
         kern_blas_matmul(weight->type, y, ldy, panels, end - first, x, x_bytes, n_rows, k);
         return;

@@ -14,6 +14,7 @@
 
 #include "proto/log.h"
 #include "shard/packed.h"
+#include "worker/lazy.h"
 #include "worker/load_source.h"
 
 #define ALIGNMENT 64u
@@ -461,7 +462,8 @@ static bool is_loaded(struct load *load, size_t number)
     for (uint32_t l = 0; l < load->options->n_loaded; l++) {
         const struct worker_loaded *loaded = &load->options->loaded[l];
         for (size_t i = 0; i < loaded->program->n_weights; i++)
-            if (same_weight(load->program, weight, loaded->program, &loaded->program->weights[i]))
+            if (loaded->weights->data[i] &&
+                same_weight(load->program, weight, loaded->program, &loaded->program->weights[i]))
                 return share(loaded->weights, i, load->out, number);
     }
     return false;
@@ -524,8 +526,9 @@ enum proto_status worker_load(struct worker_weights *out, const struct shard_pro
         .program = program, .options = options, .out = out, .packed = options->packed};
     load.shelf.options = options;
     for (size_t i = 0; i < program->n_weights; i++)
-        load.total += bytes_to_load(program, &program->weights[i]);
-    *out = (struct worker_weights){.n = program->n_weights};
+        if (!worker_lazy_has(options->lazy, i))
+            load.total += bytes_to_load(program, &program->weights[i]);
+    *out = (struct worker_weights){.n = program->n_weights, .lazy = options->lazy};
     out->data = calloc(program->n_weights + 1, sizeof *out->data);
     out->mapped = calloc(program->n_weights + 1, sizeof *out->mapped);
     out->holders = calloc(program->n_weights + 1, sizeof *out->holders);
@@ -535,7 +538,8 @@ enum proto_status worker_load(struct worker_weights *out, const struct shard_pro
         status = proto_fail_nomem(error, program->n_weights * sizeof *out->data, "weights");
     take_lease(&load);
     for (size_t i = 0; i < program->n_weights && !status; i++)
-        status = load_weight(&load, i, error);
+        if (!worker_lazy_has(options->lazy, i))
+            status = load_weight(&load, i, error);
     if (status) {
         worker_weights_finish(out);
         return status;
@@ -547,12 +551,62 @@ enum proto_status worker_load(struct worker_weights *out, const struct shard_pro
     return PROTO_OK;
 }
 
+/* ---- single matrices ---- */
+
+/* The tensor that matrix `mat` of a weight comes from; *one: the weight with it alone. */
+static uint32_t find_matrix(const struct shard_program *program, size_t weight, uint32_t mat,
+                            struct shard_weight *one)
+{
+    bool apart = program->weights[weight].n_parts > 1; /* a tensor for each expert */
+    *one = program->weights[weight];
+    one->mat_first = apart ? 0 : one->mat_first + mat;
+    one->mat_end = one->mat_first + 1;
+    one->n_mats = one->n_parts = 1;
+    return program->parts[one->first_part + (apart ? mat : 0)];
+}
+
+enum proto_status worker_load_matrix_check(const struct shard_program *program, size_t weight,
+                                           const struct shard_gguf *file, struct proto_error *error)
+{
+    const struct shard_weight *w = &program->weights[weight];
+    const struct worker_load_options options = {.file = file};
+    struct worker__shelf shelf = {.options = &options};
+    enum proto_status status = PROTO_OK;
+    for (uint32_t mat = 0; mat < w->n_mats && status == PROTO_OK; mat++) {
+        struct shard_weight one;
+        struct worker__source source;
+        if (w->n_parts > 1 && mat >= w->n_parts)
+            return proto_fail(error, PROTO_INVALID,
+                              "%u tensors with %u experts: these cannot stay in the file",
+                              w->n_parts, w->n_mats);
+        status = worker__source_init(&source, &shelf, program->model->gguf,
+                                     find_matrix(program, weight, mat, &one), error);
+        if (status == PROTO_OK)
+            status = check_shape(&one, 0, source.tensor, error);
+    }
+    return status;
+}
+
+void worker_load_matrix(void *memory, const struct shard_program *program, size_t weight,
+                        uint32_t mat, const struct shard_gguf *file, struct kern_pool *pool)
+{
+    struct shard_weight one;
+    const struct shard_tensor *tensor =
+        shard_gguf_tensor(file, find_matrix(program, weight, mat, &one));
+    uint64_t each = shard_pieces_count(tensor) / tensor_mats(tensor);
+    const struct target target = {.weight = &one, .memory = memory};
+    for (uint64_t i = one.mat_first * each; i < one.mat_end * each; i++) {
+        struct shard_piece piece = shard_pieces_get(tensor, i);
+        pack_piece(&target, tensor, &piece, tensor->data + piece.offset, pool);
+    }
+}
+
 bool worker_weights_lost(const struct worker_weights *weights)
 {
     for (size_t i = 0; weights->mapped && i < weights->n; i++)
         if (shard_mapped_lost(&weights->mapped[i]))
             return true;
-    return false;
+    return weights->lazy && worker_lazy_lost(weights->lazy);
 }
 
 /* One holder less; whether it was the last. */
@@ -578,6 +632,7 @@ void worker_weights_finish(struct worker_weights *weights)
     }
     free(weights->data);
     free(weights->mapped);
+    worker_lazy_destroy(weights->lazy);
     shard_lease_destroy(weights->lease);
     free(weights->holders);
     free(weights->names);

@@ -54,6 +54,8 @@ struct worker_load_options {
     void (*progress)(void *arg, uint64_t done, uint64_t total, uint64_t fetched);
     void *progress_arg;
     const atomic_bool *cancel; /* set by another thread: PROTO_CANCELLED soon after */
+    struct worker_lazy *lazy;  /* has the weights that are not loaded; the weights' from the call
+                                  on, even if it fails; or NULL */
 };
 
 /* Maps or takes memory for all weights of the program (shard_program_weight_bytes) and fills it:
@@ -64,6 +66,15 @@ struct worker_load_options {
  * what was fetched stays in the store, and another call goes on from there. */
 enum proto_status worker_load(struct worker_weights *out, const struct shard_program *program,
                               const struct worker_load_options *options, struct proto_error *error);
+
+/* For weights of which single matrices are packed, from a local copy of the model. check:
+ * PROTO_FORMAT or PROTO_INVALID where the file's tensor is another one. Then matrix `mat` fills
+ * kern_packed_bytes of memory. */
+enum proto_status worker_load_matrix_check(const struct shard_program *program, size_t weight,
+                                           const struct shard_gguf *file,
+                                           struct proto_error *error);
+void worker_load_matrix(void *memory, const struct shard_program *program, size_t weight,
+                        uint32_t mat, const struct shard_gguf *file, struct kern_pool *pool);
 
 /* Whether weights that are mapped were lost, see shard_mapped_lost. */
 bool worker_weights_lost(const struct worker_weights *weights);

@@ -86,6 +86,7 @@ static enum proto_status build_slice(struct worker_loader *loader, const struct 
                                        .threads = o->threads,
                                        .cache_dir = o->cache_dir,
                                        .keep_packed = o->keep_packed,
+                                       .memory_bytes = o->memory_bytes,
                                        .cache_limit_bytes = o->cache_limit_bytes,
                                        .supply = o->supply,
                                        .boundary_bytes = o->boundary_bytes,

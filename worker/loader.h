@@ -21,6 +21,7 @@ struct worker_loader_options {
     unsigned threads;
     const char *cache_dir;
     bool keep_packed; /* keep packed weights in it */
+    uint64_t memory_bytes;
     uint64_t cache_limit_bytes;
     struct worker_supply *supply;
     uint64_t boundary_bytes; /* for rows that were sent on */

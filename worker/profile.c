@@ -95,6 +95,8 @@ static enum proto_status measure(struct proto_profile *out, const struct place *
 {
     double start = worker__profile_now();
     enum proto_status status = worker__profile_compute(out, options, error);
+    if (!status)
+        status = worker__profile_layers(out, options, error);
     if (status || !place->dir)
         return status;
     struct proto_error unkept;

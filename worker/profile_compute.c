@@ -25,8 +25,9 @@
 #define LEAST_BYTES  ((size_t)64 << 20)
 #define MOST_BYTES   ((size_t)512 << 20)
 #define READ_ROUNDS  8u
-#define ROW_PASSES   16u  /* passes of one row over all weights */
-#define ROW_S        0.06 /* for which a measurement goes on */
+#define ROW_PASSES   16u   /* passes of one row over all weights */
+#define ROW_S        0.06  /* for which a measurement goes on */
+#define PROBE_S      0.004 /* that looks whether it would take long */
 #define ROWS_S       0.08
 #define ATTENTION_S  0.08
 #define MEETINGS     128u
@@ -183,8 +184,7 @@ static double rate_of(struct bench *b, size_t n_rows, size_t n_panels, double bu
     b->chunk_panels = most ? most : 1;
     b->block_rows = all_rows ? n_rows : CACHED_BYTES / b->x_bytes / 4 * 4;
     size_t chunks = (n_panels + b->chunk_panels - 1) / b->chunk_panels;
-    double seconds = best_pass(multiply, b, b->options->pool, chunks, budget_s,
-                               n_rows == 1 ? next_panels : NULL);
+    double seconds = best_pass(multiply, b, b->options->pool, chunks, budget_s, next_panels);
     return 2.0 * (double)n_rows * (double)n_panels * KERN_PANEL * K / seconds;
 }
 
@@ -194,7 +194,7 @@ static double product_rate(struct bench *b, size_t n_rows, size_t n_panels, doub
     size_t threads = kern_pool_threads(b->options->pool);
     size_t few = n_rows == 1 ? n_panels / 8 : threads;
     if (few < n_panels) {
-        double rate = rate_of(b, n_rows, few ? few : 1, 0);
+        double rate = rate_of(b, n_rows, few ? few : 1, PROBE_S);
         if (2.0 * (double)n_rows * (double)n_panels * KERN_PANEL * K / rate > budget_s)
             return rate;
     }

@@ -10,6 +10,12 @@ enum proto_status worker__profile_compute(struct proto_profile *out,
                                           const struct worker_profile_options *options,
                                           struct proto_error *error);
 
+/* Lowers the rates of products and of memory to what layers of a model reach that are run whole.
+ * Kernels of less than some 20 Gop/s are left as they are. PROTO_CANCELLED, PROTO_NOMEM. */
+enum proto_status worker__profile_layers(struct proto_profile *profile,
+                                         const struct worker_profile_options *options,
+                                         struct proto_error *error);
+
 /* Bytes a second that a file in `dir` is read with, past the page cache; 0 where that cannot be
  * measured (no room, no direct reads). Writes 64 MiB, less on a slow disk, and removes them. */
 double worker__profile_disk(const char *dir, const atomic_bool *cancel);

@@ -491,6 +491,7 @@ static enum proto_status open_epochs(struct session *s, struct proto_error *erro
                                            .threads = o->threads,
                                            .cache_dir = o->cache_dir,
                                            .keep_packed = o->keep_packed,
+                                           .memory_bytes = o->memory_bytes,
                                            .cache_limit_bytes = o->cache_limit_bytes,
                                            .secret = o->token.secret,
                                            .supply = s->supply,

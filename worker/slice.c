@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "proto/log.h"
+#include "worker/lazy.h"
 
 static bool same_tensors(const struct shard_gguf *card, const struct shard_gguf *file)
 {
@@ -91,20 +92,88 @@ static void add_progress(void *arg, uint64_t done, uint64_t total, uint64_t fetc
                                   before->fetched);
 }
 
-static enum proto_status load_both(struct worker_slice *slice,
+/* What a slice takes, less experts that could stay in the model's file: those. */
+struct needs {
+    uint64_t always, experts, least; /* of slots for them */
+};
+
+static void add_needs(struct needs *needs, const struct shard_program *program)
+{
+    uint64_t experts = worker_lazy_weight_bytes(program);
+    needs->always += shard_program_weight_bytes(program) - experts;
+    needs->experts += experts;
+    needs->least += worker_lazy_least_bytes(program);
+}
+
+static struct needs needs_of(const struct worker_slice *slice, const struct proto_load *load,
+                             const struct worker_slice_options *options)
+{
+    struct needs needs = {0};
+    if (slice->program) {
+        unsigned threads = kern_pool_threads(options->compute_pool);
+        add_needs(&needs, slice->program);
+        needs.always +=
+            shard_kv_limit(slice->program, (enum kern_kv)load->kv_type, load->ctx, load->max_seqs) +
+            worker_exec_scratch_bytes(slice->program, load->max_rows, threads, load->ctx);
+    }
+    if (slice->host_program) {
+        add_needs(&needs, slice->host_program);
+        needs.always += worker_expert_host_bytes(slice->host_program, load->max_rows);
+    }
+    return needs;
+}
+
+/* Half of what is left goes to slots for experts: the file's pages need room as well. */
+static enum proto_status leave_experts(struct worker_lazy **out,
+                                       const struct shard_program *program,
+                                       const struct shard_gguf *file, const struct needs *needs,
+                                       uint64_t memory_bytes, struct proto_error *error)
+{
+    double share = (double)worker_lazy_weight_bytes(program) / (double)needs->experts;
+    double slots = (double)(memory_bytes - needs->always) / 2 * share;
+    return worker_lazy_create(out, program, file, (uint64_t)slots, error);
+}
+
+/* Where the slice does not fit into memory, its experts stay in the local copy. */
+static enum proto_status load_program(struct worker_weights *weights,
+                                      const struct shard_program *program,
+                                      const struct needs *needs,
+                                      const struct worker_slice_options *options,
+                                      struct worker_load_options *how, struct proto_error *error)
+{
+    uint64_t memory = options->memory_bytes;
+    how->lazy = NULL;
+    if (how->file && memory && needs->experts && needs->always + needs->experts > memory) {
+        if (needs->always + needs->least > memory)
+            return proto_fail(error, PROTO_CAPACITY,
+                              "%.2f GB of weights besides experts, KV and buffers, and %.2f GB for "
+                              "the experts of a layer, are more than the %.2f GB of memory",
+                              (double)needs->always / 1e9, (double)needs->least / 1e9,
+                              (double)memory / 1e9);
+        enum proto_status status =
+            leave_experts(&how->lazy, program, how->file, needs, memory, error);
+        if (status != PROTO_OK)
+            return status;
+    }
+    return worker_load(weights, program, how, error);
+}
+
+static enum proto_status load_both(struct worker_slice *slice, const struct proto_load *load,
                                    const struct worker_slice_options *options,
                                    struct worker_load_options *how, struct proto_error *error)
 {
     struct before before = {.options = options};
+    struct needs needs = needs_of(slice, load, options);
     enum proto_status status = PROTO_OK;
     how->progress = add_progress;
     how->progress_arg = &before;
     if (slice->program)
-        status = worker_load(&slice->weights, slice->program, how, error);
+        status = load_program(&slice->weights, slice->program, &needs, options, how, error);
     before.base = before.total;
     before.base_fetched = before.fetched;
     if (status == PROTO_OK && slice->host_program)
-        status = worker_load(&slice->host_weights, slice->host_program, how, error);
+        status =
+            load_program(&slice->host_weights, slice->host_program, &needs, options, how, error);
     return status;
 }
 
@@ -152,7 +221,7 @@ static enum proto_status load_weights(struct worker_slice *slice, const struct p
                                           .packed = options->keep_packed ? store : NULL,
                                           .fetch = options->fetch,
                                           .cancel = options->cancel};
-        status = load_both(slice, options, &how, error);
+        status = load_both(slice, load, options, &how, error);
         if (how.fetch && how.fetch->tell)
             how.fetch->tell(how.fetch->arg);
     }
@@ -160,7 +229,10 @@ static enum proto_status load_weights(struct worker_slice *slice, const struct p
     if (store)
         shard_store_trim(store);
     shard_store_close(store);
-    shard_gguf_close(file);
+    if (slice->weights.lazy || slice->host_weights.lazy)
+        slice->file = file;
+    else
+        shard_gguf_close(file);
     shard_synthetic_destroy(synthetic);
     return status;
 }
@@ -340,6 +412,7 @@ void worker_slice_destroy(struct worker_slice *slice)
     worker_weights_finish(&slice->weights);
     shard_program_destroy(slice->program);
     shard_model_destroy(slice->model);
+    shard_gguf_close(slice->file);
     shard_gguf_close(slice->gguf);
     free(slice->parts);
     free(slice->card);

@@ -18,6 +18,7 @@ struct worker_slice {
     size_t card_bytes;
     struct shard_gguf *gguf;
     struct shard_model *model;
+    struct shard_gguf *file;         /* the local copy, where experts stay in it; or NULL */
     struct shard_expert_part *parts; /* the load's */
     struct shard_program *program;   /* the stage's, NULL: none */
     struct worker_weights weights;
@@ -48,6 +49,8 @@ struct worker_slice_options {
     unsigned threads;               /* that loading may use */
     const char *cache_dir;          /* of the store; NULL: the default */
     bool keep_packed;               /* keep packed weights in it */
+    uint64_t memory_bytes;          /* for all; experts beyond it stay in a local copy of the model
+                                       (worker/lazy.h); 0: no limit */
     uint64_t cache_limit_bytes;     /* as of shard_store_limit */
     struct worker_supply *supply;   /* gives others what the slice holds; borrowed */
     uint64_t boundary_bytes;        /* for rows that are sent on; 0: none are kept */

@@ -146,7 +146,7 @@ bool worker_supply_read(const struct shard_program *program, const struct worker
         return false;
     for (size_t w = 0; w < program->n_weights; w++) {
         struct rows rows;
-        if (holds_rows(&program->weights[w], info) &&
+        if (weights->data[w] && holds_rows(&program->weights[w], info) &&
             find_rows(program, weights, w, tensor, &piece, &rows) &&
             restore(&rows, info, offset, bytes, out))
             return !shard_mapped_lost(&weights->mapped[w]);

@@ -75,25 +75,41 @@ static void fill(struct coord_prediction *out, const struct plan_cost *cost,
     plan_bottleneck_text(many ? &cost->many_bound : &cost->decode_bound, cluster, out->bottleneck);
 }
 
-/* The placement's cost on the cluster. */
-static enum proto_status estimate(struct coord_prediction *out, const struct coord_status *status,
-                                  const struct plan_shape *shape, const struct plan_load *load,
-                                  struct proto_error *error)
+/* What a prediction is made from. */
+struct plan_in_force {
+    struct plan_shape *shape;
+    struct plan_cluster *cluster;
+    struct plan_placement *placement;
+};
+
+static void finish(struct plan_in_force *plan)
 {
-    struct plan_cluster *cluster = NULL;
-    struct plan_placement *placement = NULL;
-    struct plan_cost cost;
+    plan_placement_destroy(plan->placement);
+    plan_cluster_destroy(plan->cluster);
+    plan_shape_destroy(plan->shape);
+}
+
+/* Also after a failure the caller finishes it. */
+static enum proto_status gather(struct plan_in_force *out, const struct coord_status *status,
+                                const struct shard_model *model, struct proto_error *error)
+{
+    const struct plan_shape_options options = {.kv = status->kv,
+                                               .ctx = status->ctx,
+                                               .max_seqs = status->max_active,
+                                               .max_rows = status->max_rows};
     uint32_t *machines = NULL;
-    enum proto_status result =
-        coord_cluster_measured(&cluster, &machines, status, shape->type_ops, error);
+    *out = (struct plan_in_force){0};
+    if (!status->ready || !all_profiled(status))
+        return proto_fail(error, PROTO_NOTFOUND, "not all machines of the plan were measured");
+    enum proto_status result = plan_shape_create(&out->shape, model, &options, error);
+    if (!result && status->usage)
+        result = plan_shape_popularity(out->shape, status->usage, status->n_layers,
+                                       status->n_experts, error);
     if (!result)
-        result = coord_placement_of(&placement, status, machines, error);
+        result =
+            coord_cluster_measured(&out->cluster, &machines, status, out->shape->type_ops, error);
     if (!result)
-        result = plan_cost_estimate(&cost, NULL, placement, shape, cluster, load, error);
-    if (!result)
-        fill(out, &cost, load, cluster);
-    plan_placement_destroy(placement);
-    plan_cluster_destroy(cluster);
+        result = coord_placement_of(&out->placement, status, machines, error);
     free(machines);
     return result;
 }
@@ -102,22 +118,27 @@ enum proto_status coord_predict(struct coord_prediction *out, const struct coord
                                 const struct shard_model *model, const struct plan_load *load,
                                 struct proto_error *error)
 {
-    const struct plan_shape_options options = {.kv = status->kv,
-                                               .ctx = status->ctx,
-                                               .max_seqs = status->max_active,
-                                               .max_rows = status->max_rows};
-    struct plan_shape *shape;
+    struct plan_in_force plan;
+    struct plan_cost cost;
     memset(out, 0, sizeof *out);
-    if (!status->ready || !all_profiled(status))
-        return proto_fail(error, PROTO_NOTFOUND, "not all machines of the plan were measured");
-    enum proto_status result = plan_shape_create(&shape, model, &options, error);
-    if (result)
-        return result;
-    if (status->usage)
-        result =
-            plan_shape_popularity(shape, status->usage, status->n_layers, status->n_experts, error);
+    enum proto_status result = gather(&plan, status, model, error);
     if (!result)
-        result = estimate(out, status, shape, load, error);
-    plan_shape_destroy(shape);
+        result =
+            plan_cost_estimate(&cost, NULL, plan.placement, plan.shape, plan.cluster, load, error);
+    if (!result)
+        fill(out, &cost, load, plan.cluster);
+    finish(&plan);
+    return result;
+}
+
+enum proto_status coord_simulate(struct plan_simulated *out, const struct coord_status *status,
+                                 const struct shard_model *model,
+                                 const struct plan_simulation *question, struct proto_error *error)
+{
+    struct plan_in_force plan;
+    enum proto_status result = gather(&plan, status, model, error);
+    if (!result)
+        result = plan_simulate(out, plan.placement, plan.shape, plan.cluster, question, error);
+    finish(&plan);
     return result;
 }

@@ -5,7 +5,7 @@
 #define COORDINATOR_PLAN_PREDICTION_H
 
 #include "coordinator/engine.h"
-#include "shard/plan/cost.h"
+#include "shard/plan/simulate.h"
 
 struct coord_prediction {
     double prefill, decode; /* tokens a second, of all sequences together; 0: not known */
@@ -17,6 +17,11 @@ struct coord_prediction {
 enum proto_status coord_predict(struct coord_prediction *out, const struct coord_status *status,
                                 const struct shard_model *model, const struct plan_load *load,
                                 struct proto_error *error);
+
+/* The same for many requests, see shard/plan/simulate.h. */
+enum proto_status coord_simulate(struct plan_simulated *out, const struct coord_status *status,
+                                 const struct shard_model *model,
+                                 const struct plan_simulation *question, struct proto_error *error);
 
 /* The plan in force: a worker for each of the status that has layers or experts. The caller
  * destroys it. */

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 POLL_S = 0.01
@@ -21,16 +22,25 @@ REPORTS = re.compile(rb"((ERROR|WARNING): (Address|Leak|Thread)Sanitizer|runtime
                      rb"error WORKER-STATE|Assertion `)")
 # Processes that a test starts, and their children, carry this in their environment.
 MARK = "CARAVAN_TEST_CASE"
+# What tests that run at the same time share is changed by one at a time.
+LOCK = threading.RLock()
 
 
 class Skip(Exception):
     """The machine lacks what a test needs."""
 
 
+GIVEN = set()  # ports, of all tests that run
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+        port = s.getsockname()[1]
+    with LOCK:
+        fresh = port not in GIVEN
+        GIVEN.add(port)
+    return port if fresh else free_port()
 
 
 def text_of(data):
@@ -55,23 +65,26 @@ class World:
 
     def model(self, preset, type_="F32", sparse=False, seed=7, **dimensions):
         key = (preset, type_, sparse, seed, tuple(sorted(dimensions.items())))
-        if key not in self.models:
-            path = self.folder / f"model-{len(self.models)}.gguf"
-            argv = [self.caravan, "mkmodel", preset, str(path), "--type", type_, "--seed",
-                    str(seed)]
-            for name, value in dimensions.items():
-                argv += ["--set", f"{name}={value}"]
-            subprocess.run(argv + ["--sparse"] * sparse, check=True, stdout=subprocess.DEVNULL)
-            self.models[key] = path
-        return self.models[key]
+        with LOCK:
+            if key not in self.models:
+                path = self.folder / f"model-{len(self.models)}.gguf"
+                argv = [self.caravan, "mkmodel", preset, str(path), "--type", type_, "--seed",
+                        str(seed)]
+                for name, value in dimensions.items():
+                    argv += ["--set", f"{name}={value}"]
+                subprocess.run(argv + ["--sparse"] * sparse, check=True,
+                               stdout=subprocess.DEVNULL)
+                self.models[key] = path
+            return self.models[key]
 
     def put_profile(self, cache):
         """Workers of one thread need not measure this machine again and again: a cache that is not
         there yet is made with their profile in it."""
         kept = self.folder / "profile-cache"
-        if not kept.exists():
-            subprocess.run([self.worker, "--profile", "-t", "1", "--cache-dir", str(kept)],
-                           check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with LOCK:
+            if not kept.exists():
+                subprocess.run([self.worker, "--profile", "-t", "1", "--cache-dir", str(kept)],
+                               check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         if not cache.exists():
             cache.mkdir(mode=0o700)
             shutil.copytree(kept / "profiles", cache / "profiles")
@@ -97,6 +110,11 @@ class World:
                 ["avx512"] * ("avx512bw" in flags and "avx512vl" in flags) +
                 ["amx"] * ("amx_int8" in flags and "amx_bf16" in flags) +
                 ["neon"] * ("asimddp" in flags) + ["i8mm"] * ("i8mm" in flags))
+
+    def some_isas(self):
+        """All of them; with a sanitizer, which is slow, the plainest and the best."""
+        found = self.isas()
+        return list(dict.fromkeys([found[0], found[-1]])) if self.sanitized else found
 
 
 class Process:

@@ -2,8 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the cluster tests: real processes, real sockets, real faults.
 
-usage: run.py BUILD_FOLDER [NAME...]    (tests whose name contains one of these; all by default)
+usage: run.py [-j N] BUILD_FOLDER [NAME...]
+
+Tests whose name contains one of these, all by default; N at a time, 1 by default.
 """
+import argparse
+import concurrent.futures
 import importlib
 import pathlib
 import shutil
@@ -46,22 +50,35 @@ def run(world, name, fn):
     return verdict, words
 
 
+def timed(world, name, fn):
+    before = time.monotonic()
+    verdict, words = run(world, name, fn)
+    return verdict, words, time.monotonic() - before
+
+
+def show(name, verdict, words, seconds):
+    print(f"{verdict:8}{seconds:7.1f} s  {name}{': ' + words if verdict == 'skipped' else ''}",
+          flush=True)
+    if verdict == "failed":
+        print(words, flush=True)
+
+
 def main():
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        print(__doc__.strip())
-        return 2
-    tests = collect(sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-j", type=int, default=1, metavar="N")
+    parser.add_argument("build")
+    parser.add_argument("names", nargs="*")
+    options = parser.parse_args()
+    tests = collect(options.names)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
-    with tempfile.TemporaryDirectory(prefix="caravan-cluster-") as folder:
-        world = cluster.World(sys.argv[1], pathlib.Path(folder))
-        for name, fn in tests:
-            before = time.monotonic()
-            verdict, words = run(world, name, fn)
-            counts[verdict] += 1
-            print(f"{verdict:8}{time.monotonic() - before:7.1f} s  {name}"
-                  f"{': ' + words if verdict == 'skipped' else ''}", flush=True)
-            if verdict == "failed":
-                print(words, flush=True)
+    with tempfile.TemporaryDirectory(prefix="caravan-cluster-") as folder, \
+            concurrent.futures.ThreadPoolExecutor(options.j) as pool:
+        world = cluster.World(options.build, pathlib.Path(folder))
+        running = {pool.submit(timed, world, name, fn): name for name, fn in tests}
+        for done in concurrent.futures.as_completed(running):
+            show(running[done], *done.result())
+            counts[done.result()[0]] += 1
     print(", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
     return 1 if counts["failed"] or not tests else 0
 

@@ -32,33 +32,43 @@ def test_one_machine(case):
     assert len(machines) == 1 and machines != {"0" * 16}, machines
 
 
+def choice(case, model):
+    """The workers that a search takes, which depends on how fast this machine is, and the cluster."""
+    c = Apart(case, model, workers=2).start()
+    return len(holders(c.status())), c
+
+
 def test_search(case):
-    """On machines of their own a small model goes on one, and the words say so."""
+    """On machines of their own as many work as is fastest, and the words say so."""
     model = case.world.model("llama3-tiny")
     alone = Cluster(case, model, workers=1).start()
     expected = alone.complete()
     alone.server.stop()
-    c = Apart(case, model, workers=2).start()
+    n, c = choice(case, model)
     status = c.status()
-    assert len(holders(status)) == 1, status
-    assert re.search(r"^1 stage, 1 worker left out; predicted ", status["plan"]), status["plan"]
+    words = "1 stage, 1 worker left out" if n == 1 else "2 stages"
+    assert re.search(f"^{words}; predicted [0-9]", status["plan"]), status["plan"]
     err = c.server.err()
     assert f"plan: {status['plan']}\n" in err, err
     text = text_of(case.succeed("status", "--server", f"http://127.0.0.1:{c.http_port}"))
     assert f"plan: {status['plan']}\n" in text, text
     assert c.complete() == expected
     words = plan(case, c)
-    assert "== plan 1, in force ==" in words and "no better plan was found" in words, words
+    assert "== plan 1, in force ==" in words, words
     assert LAST.fullmatch(words.splitlines()[-1]), words
     assert "measured so far" in words, words
 
 
 def test_compare_and_apply(case):
     """A plan that was forced is replaced by the best one; the text stays the same."""
-    c = Apart(case, case.world.model("llama3-tiny"), workers=2, options=["--split", "layers"]).start()
+    model = case.world.model("llama3-tiny")
+    best, first = choice(case, model)
+    first.server.stop()
+    other = ["--split", "layers"] if best == 1 else ["--layers", "0-2"]
+    c = Apart(case, model, workers=2, options=other).start()
     expected = c.complete()
     before = c.status()
-    assert holders(before) == {"w1", "w2"}, before
+    assert len(holders(before)) == 3 - best, before
     page = case.dir / "plans.html"
     words = plan(case, c, "--html", str(page))
     assert "what would change" in words and "nothing" in words, words
@@ -69,12 +79,10 @@ def test_compare_and_apply(case):
     assert {"in_force", "best", "measured", "gain", "same"} <= set(result), result
     assert result["in_force"]["workers"] and result["epoch"] == before["epoch"], result
     plan(case, c, "--apply")
-    c.wait_ready()
-    case.until(lambda: len(holders(c.status())) == 1, "the other plan to be in force")
+    case.until(lambda: len(holders(c.status())) == best, "the other plan to be in force")
     assert c.status()["epoch"] > before["epoch"]
     c.wait_ready()
     assert c.complete() == expected
-    assert "no better plan was found" in plan(case, c, "--apply")
 
 
 def test_refusals(case):

@@ -305,7 +305,11 @@ class Relay(threading.Thread):
 
     def accept(self):
         a, _ = self.listener.accept()
-        b = socket.create_connection(("127.0.0.1", self.to))
+        try:
+            b = socket.create_connection(("127.0.0.1", self.to))
+        except ConnectionRefusedError:
+            a.close()
+            return
         self.pairs[a], self.pairs[b] = b, a
         if self.swallow_new:
             self.swallowed |= {a, b}

@@ -26,11 +26,11 @@ def logits(case, model, *args, ids=IDS):
 
 
 def same_everywhere(case, model, n_vocab=512):
-    for isa in case.world.isas():
+    for isa in case.world.some_isas():
         text = case.generate(model, *options(PLAIN), "--isa", isa, prompt=PROMPT)
         rows = logits(case, model, *options(PLAIN), "--isa", isa)
         assert len(rows) == len(IDS) * n_vocab * 4, f"{len(rows)} bytes of logits"
-        for i, split in enumerate(SPLITS):
+        for i, split in enumerate(SPLITS[::2] if case.world.sanitized else SPLITS):
             found = logits(case, model, *options(split), "--isa", isa)
             assert found == rows, f"other logits with {isa} and {split}"
             if i % 3 == 0:
@@ -69,7 +69,7 @@ def test_inexact(case):
     model = case.world.small()
     # So many that a pipeline of three still reads the prompt in chunks of 64 rows.
     ids = [(37 * i + 11) % 500 + 3 for i in range(600)]
-    for isa in case.world.isas():
+    for isa in case.world.some_isas():
         same = ["--isa", isa, "--batch", "64"]
         off = [*same, "--exact", "off"]
         exact, rows = logits(case, model, *same, ids=ids), logits(case, model, *off, ids=ids)

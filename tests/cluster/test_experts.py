@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Experts on other workers: the same bits, frames as they are counted, hosts that fail."""
-import fcntl
-import os
-import shutil
 import signal
 import urllib.request
 
-from cluster import Cluster, Skip
+from cluster import Cluster
+from distance import Distance
 from test_exact import IDS, PROMPT, logits
 from test_faults import greetings, knock
 
@@ -231,48 +229,14 @@ def test_layers_of_stages(case):
 
 # ---- real distances ----
 
-class Distance:
-    """Machines some microseconds apart, each a network namespace of shared/tools/netlab.c."""
-
-    def __init__(self, case, machines, one_way_us):
-        source, program = case.world.shared_file("tools/netlab.c"), case.dir / "netlab"
-        if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("cc"):
-            raise Skip("network namespaces need root, ip and cc")
-        built = case.run(["cc", "-O2", "-o", program, source])
-        assert built.status == 0, built.err
-        # The names of namespaces are the machine's, and there is one set of them.
-        self.lock = open("/tmp/caravan-netlab.lock", "w")
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
-        self.switch = case.start("netlab", [program, "-n", machines, "-d", one_way_us, "-r", 10000])
-        self.switch.wait_for("us one way")
-
-    def argv(self, machine, argv):
-        return ["ip", "netns", "exec", f"nl{machine}", *argv]
-
-    def end(self):
-        self.switch.stop()
-        self.lock.close()
-
-
 def far_logits(case, distance, model, workers, *args):
     """Logits and a text of workers that are machines of their own, and join the first of them."""
-    key, path = case.dir / "cluster.key", case.dir / "far-logits"
-    address = "10.77.0.1:7400"
-    token = case.succeed("keygen", "--address", address, "--out", key, "--force").decode().strip()
-    how = ["-m", model, "--workers", workers, "--cluster-key", key, "--worker-listen", address,
-           *args]
-    started = [case.start(f"far-{i}", distance.argv(i, [
-        case.world.worker, "--join", address, "--token", token, "--name", f"far-{i}",
-        "--key-file", case.dir / f"far-{i}.key", "--cache-dir", case.dir / f"far-cache-{i}",
-        "-t", "1"])) for i in range(1, workers + 1)]
-    result = case.run(distance.argv(0, [case.world.caravan, "eval", "--ids",
-                                        " ".join(map(str, IDS)), "--logits", path, *how]))
-    assert result.status == 0, result.err
-    run = case.run(distance.argv(0, [case.world.caravan, "run", "-p", PROMPT, "-n", 12, "--temp",
-                                     0, "--ignore-eos", *how]))
-    assert run.status == 0, run.err
-    for worker in started:
-        worker.stop()
+    path = case.dir / "far-logits"
+    distance.start_workers(workers, lambda i: case.dir / f"far-cache-{i}")
+    distance.caravan("eval", "-m", model, "--ids", " ".join(map(str, IDS)), "--logits", path,
+                     *args)
+    run = distance.caravan("run", "-m", model, "-p", PROMPT, "-n", 12, "--temp", 0,
+                           "--ignore-eos", *args)
     return path.read_bytes(), run.out
 
 

@@ -9,6 +9,9 @@ SHORT = ("-p", "24", "-n", "6", "-r", "1", "--json")
 
 
 def bench(case, *args):
+    case.world.put_profile(case.dir / "cache")
+    if "--cache-dir" not in args:
+        args += ("--cache-dir", case.dir / "cache")
     return json.loads(case.succeed("bench", "--synthetic", SHAPE, *SHORT, *args))
 
 
@@ -29,6 +32,19 @@ def test_experts(case):
     assert len(result["stages"]) == 1 and len(result["hosts"]) == 2, result
     assert all(h["weight_bytes"] > 0 for h in result["hosts"]), result
     assert result["predicted"]["decode"] > 0, result
+
+
+def test_clients(case):
+    """Many requests, and what the simulator expects of them."""
+    many = ("--clients", "3", "--requests", "7", "--local-workers", "2", "-t", "1")
+    result = bench(case, *many)
+    assert (result["clients"], result["requests"]) == (3, 7), result
+    for rates in (result["measured"], result["simulated"]):
+        assert rates["answer_tokens_s"] > 0 and rates["first_s"] > 0, result
+        assert rates["token_s"] < rates["request_s"], result
+    text = case.succeed("bench", "--synthetic", SHAPE, *SHORT[:-1], *many).decode()
+    assert "7 requests of 24 and 6 tokens, 3 always under way" in text, text
+    assert "simulated" in text and "between tokens, ms" in text, text
 
 
 def test_workers_make_their_weights(case):
@@ -64,4 +80,7 @@ def test_refusals(case):
     fails("--synthetic", "nobody:Q4_K").fails_with("nobody", "maverick")
     fails("--synthetic", "llama-k:Q77").fails_with("Q77", "Q4_K")
     fails("--synthetic", SHAPE, "-m", "x.gguf").fails_with("--synthetic", "leave out --model")
+    fails("--synthetic", SHAPE, "--requests", "9").fails_with("--requests", "--clients")
+    fails("--synthetic", SHAPE, "--clients", "9", "--requests", "3").fails_with("9 clients", "3 req")
+    fails("--clients", "2", "--server", "http://127.0.0.1:1").fails_with("leave out --server")
     fails("--synthetic", SHAPE, "--server", "http://127.0.0.1:1").fails_with("leave out --server")

@@ -16,7 +16,11 @@
 
 #include "coordinator/journal.h"
 
-#define KILLS  1000
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define KILLS 50 /* processes are slow to start */
+#else
+#define KILLS 1000
+#endif
 #define PROMPT 5
 
 static char folder[32], path[64];

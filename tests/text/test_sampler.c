@@ -177,6 +177,42 @@ static void test_seed(void)
     }
 }
 
+/* A sampler that accepts what another has, and gets its state, goes on as the other does. */
+static void check_restored(const struct text_sampling *sampling)
+{
+    int32_t ids[60];
+    struct text_sampler *one = create(sampling), *other = NULL;
+    for (int i = 0; i < 60; i++) {
+        struct text_candidate c[4];
+        struct text_sampler_state state = text_sampler_save(one);
+        fill(c, shares, 4);
+        ids[i] = text_sampler_sample(one, c, 4);
+        text_sampler_accept(one, ids[i]);
+        other = create(sampling);
+        for (int k = 0; k < i; k++)
+            text_sampler_accept(other, ids[k]);
+        text_sampler_restore(other, &state);
+        fill(c, shares, 4);
+        CU_ASSERT_EQUAL(text_sampler_sample(other, c, 4), ids[i]);
+        text_sampler_destroy(other);
+    }
+    text_sampler_destroy(one);
+}
+
+static void test_restored(void)
+{
+    struct text_sampling sampling = plain;
+    sampling.seed = 9;
+    sampling.frequency_penalty = 0.5f;
+    sampling.dry_multiplier = 0.8f;
+    sampling.xtc_probability = 0.5f;
+    check_restored(&sampling);
+    sampling = plain;
+    sampling.mirostat = 2;
+    sampling.mirostat_tau = 1;
+    check_restored(&sampling);
+}
+
 static void test_infinite_logits(void)
 {
     struct text_sampler *sampler = create(&plain);
@@ -288,6 +324,7 @@ int main(void)
     CU_add_test(suite, "greedy", test_greedy);
     CU_add_test(suite, "penalty", test_penalty);
     CU_add_test(suite, "seed", test_seed);
+    CU_add_test(suite, "restored", test_restored);
     CU_add_test(suite, "infinite logits", test_infinite_logits);
     CU_add_test(suite, "needs", test_needs);
     CU_add_test(suite, "needs is enough", test_needs_is_enough);

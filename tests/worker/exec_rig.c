@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/worker/exec_rig.h"
+#include "worker/lazy.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -139,6 +140,16 @@ static const struct kern_table *table_of(const struct rig_options *o)
     return kern_table_get(o->isa ? (enum kern_isa)(o->isa - 1) : kern_isa_best());
 }
 
+static void load_weights(struct rig *rig, struct worker_weights *weights,
+                         const struct shard_program *program)
+{
+    struct proto_error error;
+    struct worker_load_options load = {.pool = rig->pool, .file = rig->gguf};
+    if (rig->options.in_file)
+        require(worker_lazy_create(&load.lazy, program, rig->gguf, 0, &error), &error);
+    require(worker_load(weights, program, &load, &error), &error);
+}
+
 static void start_host(struct rig *rig, uint32_t worker)
 {
     struct proto_error error;
@@ -146,8 +157,7 @@ static void start_host(struct rig *rig, uint32_t worker)
     struct shard_split split = split_of(rig, worker);
     if (shard_program_create_host(&host->program, rig->model, &split, &error) != PROTO_OK)
         return;
-    struct worker_load_options load = {.pool = rig->pool, .file = rig->gguf};
-    require(worker_load(&host->weights, host->program, &load, &error), &error);
+    load_weights(rig, &host->weights, host->program);
     struct worker_expert_host_options options = {.table = table_of(&rig->options),
                                                  .pool = rig->pool,
                                                  .max_rows = rig->options.max_rows,
@@ -170,8 +180,7 @@ static void start_stage(struct rig *rig, struct rig_stage *stage, uint32_t worke
     const struct rig_options *o = &rig->options;
     struct shard_split split = split_of(rig, worker);
     require(shard_program_create_split(&stage->program, rig->model, &split, &error), &error);
-    struct worker_load_options load = {.pool = rig->pool, .file = rig->gguf};
-    require(worker_load(&stage->weights, stage->program, &load, &error), &error);
+    load_weights(rig, &stage->weights, stage->program);
     struct shard_kv_options kv = {.type = o->kv, .max_seqs = o->max_seqs, .ctx = o->ctx};
     require(shard_kv_create(&stage->kv, stage->program, &kv, &error), &error);
     struct worker_exec_options exec = {.table = table_of(o),

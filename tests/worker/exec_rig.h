@@ -21,7 +21,8 @@ struct rig_options {
     uint64_t ctx;      /* default: no limit */
     enum kern_kv kv;
     bool inexact;
-    int isa; /* 1 + enum kern_isa; 0: the best */
+    bool in_file; /* experts stay in the file, and slots are as few as can be */
+    int isa;      /* 1 + enum kern_isa; 0: the best */
     /* Stage s is worker s, and every worker with experts outside of its layers is a host. */
     const struct shard_expert_part *parts; /* NULL: no experts elsewhere */
     uint32_t n_parts;

@@ -170,7 +170,7 @@ static void run(struct rig *rig, uint32_t n, uint32_t batch, float *logits)
     rig_drop(rig, 0);
 }
 
-static void check_plan(struct rig *rig, size_t i, const float *want)
+static void check_plan(struct rig *rig, size_t i, bool in_file, const float *want)
 {
     static const uint32_t batches[] = {1, 3, N_TOKENS};
     size_t n_vocab = rig->model->n_vocab;
@@ -182,6 +182,7 @@ static void check_plan(struct rig *rig, size_t i, const float *want)
     float *got = calloc(N_TOKENS * n_vocab, sizeof *got);
     rig_start(rig, &(struct rig_options){.threads = 2,
                                          .max_rows = N_TOKENS,
+                                         .in_file = in_file,
                                          .ends = ends + 2 - plans[i].n_stages,
                                          .n_stages = plans[i].n_stages,
                                          .parts = plan.parts,
@@ -200,6 +201,21 @@ static void check_plan(struct rig *rig, size_t i, const float *want)
     free(got);
 }
 
+/* Experts that are packed as rows use them, a few at a time. */
+static void check_in_file(struct rig *rig, const float *want)
+{
+    size_t bytes = N_TOKENS * (size_t)rig->model->n_vocab * sizeof(float);
+    float *got = malloc(bytes);
+    rig_start(rig, &(struct rig_options){.threads = 2, .max_rows = N_TOKENS, .in_file = true});
+    CU_ASSERT_PTR_NOT_NULL(rig->stages[0].weights.lazy);
+    run(rig, N_TOKENS, N_TOKENS, got);
+    CU_ASSERT_EQUAL(memcmp(got, want, bytes), 0);
+    rig_stop(rig);
+    free(got);
+    check_plan(rig, 1, true, want);
+    check_plan(rig, N_PLANS - 1, true, want);
+}
+
 static void check_model(const char *path)
 {
     struct rig rig;
@@ -209,7 +225,8 @@ static void check_model(const char *path)
     run(&rig, N_TOKENS, N_TOKENS, want);
     rig_stop(&rig);
     for (size_t i = 0; i < N_PLANS; i++)
-        check_plan(&rig, i, want);
+        check_plan(&rig, i, false, want);
+    check_in_file(&rig, want);
     free(want);
     rig_close(&rig);
 }

@@ -15,7 +15,7 @@
 #define N_PEERS    2
 #define SILENCE_MS 2000u /* a busy machine is not silent */
 
-enum fault { NONE, LIES, SILENT, STOPS, LACKS, SHORT };
+enum fault { NONE, LIES, LIES_OF_LARGE, SILENT, STOPS, LACKS, SHORT };
 
 static struct peer {
     struct net_keypair key;
@@ -72,14 +72,15 @@ static void on_fetch(void *arg, net_peer from, const uint8_t *key, struct proto_
         return;
     unsigned before = atomic_fetch_add(&peer->n_asked, 1);
     int fault = atomic_load(&peer->fault);
-    if (fault == NONE || (fault == STOPS && before < 3)) {
+    if (fault == NONE || (fault == STOPS && before < 3) ||
+        (fault == LIES_OF_LARGE && msg->fetch.tensor != LARGE)) {
         worker_supply_fetch(peer->supply, peer->link, from, key, &msg->fetch);
         return;
     }
     if (fault == SILENT || fault == STOPS)
         return;
     answer.chunk = about(&msg->fetch);
-    if (fault == LIES)
+    if (fault == LIES || fault == LIES_OF_LARGE)
         bytes = chunk_of(&msg->fetch, true);
     else if (fault == SHORT)
         bytes = net_payload_copy("x", 1);
@@ -297,6 +298,10 @@ static void test_a_liar(void)
     run(LIES, LIES, NONE, secret, PROTO_OK);
     run(LIES, LIES, LIES, secret, PROTO_CORRUPT);
     CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "hash was wrong"));
+    /* A piece of several sources, of which one lies. */
+    run(LIES_OF_LARGE, NONE, NONE, secret, PROTO_OK);
+    run(LIES_OF_LARGE, NONE, LACKS, secret, PROTO_OK);
+    run(LIES_OF_LARGE, LIES_OF_LARGE, LACKS, secret, PROTO_CORRUPT);
     run(SHORT, NONE, NONE, secret, PROTO_OK);
     CU_ASSERT(asked(0) <= 8);
 }

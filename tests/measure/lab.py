@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the measurements share: a case of processes, clusters near and far, tables."""
+import contextlib
+import json
+import pathlib
+import shutil
+import subprocess
+
+import cluster
+from distance import Distance
+
+# Name: (microseconds one way, Mbit/s); None: processes of one machine, without a network.
+LINKS = {
+    "ipc": None,
+    "1 Gbit/s, 0.2 ms": (100, 1000),
+    "1 Gbit/s, 2 ms": (1000, 1000),
+    "1 Gbit/s, 10 ms": (5000, 1000),
+    "100 Mbit/s, 2 ms": (1000, 100),
+}
+
+
+@contextlib.contextmanager
+def case_of(world, name):
+    """Processes that are ended, and whose end is looked at; says what they said if one fails."""
+    case = cluster.Case(world, name)
+    try:
+        yield case
+    except AssertionError:
+        print(case.logs())
+        raise
+    finally:
+        faults = case.finish()
+        shutil.rmtree(case.dir)
+    assert not faults, faults
+
+
+def profiles(case, threads, together):
+    """Cache folders with this machine's profile as it is now, measured by so many processes at the
+    same time as workers compute: they share its memory and its processors."""
+    folders = [case.dir / f"profile-{i}" for i in range(together)]
+    running = [subprocess.Popen([case.world.worker, "--profile", "-t", str(threads), "--cache-dir",
+                                 folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+               for folder in folders]
+    assert not [p for p in running if p.wait()], "caravan-worker --profile failed"
+    return folders
+
+
+def bench(case, link, workers, threads, *args, together=1):
+    """What `caravan bench --json` says, of processes near or machines at a distance; together: how
+    many workers compute at the same time."""
+    kept = profiles(case, threads, together)
+    if LINKS[link] is None:
+        return json.loads(case.succeed("bench", "--json", "--local-workers", str(workers), "-t",
+                                       str(threads), "--cache-dir", kept[0], *args, within_s=900))
+    one_way_us, mbit_s = LINKS[link]
+    distance = Distance(case, workers + 1, one_way_us, mbit_s)
+    try:
+        for i in range(1, workers + 1):
+            shutil.copytree(kept[i % together], case.dir / f"cache-{i}", dirs_exist_ok=True)
+        distance.start_workers(workers, lambda i: case.dir / f"cache-{i}")
+        return json.loads(distance.caravan("bench", "--json", *args).out)
+    finally:
+        distance.end()
+
+
+def model_file(world, options, preset, type_):
+    """A model of a few GB, made where models are kept."""
+    folder = pathlib.Path(options.models) if options.models else world.folder
+    path = folder / f"{preset}-{type_}.gguf"
+    if not path.exists():
+        subprocess.run([world.caravan, "mkmodel", preset, path, "--type", type_], check=True,
+                       stdout=subprocess.DEVNULL)
+    return path
+
+
+# ---- rows of a table ----
+
+def chosen(options, title):
+    return all(text in title for text in options.only)
+
+
+def save(options, row):
+    if options.save:
+        with open(options.save, "a") as out:
+            out.write(json.dumps(row) + "\n")
+
+
+def saved(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def table(titles, rows):
+    """In columns; the first left, numbers right."""
+    cells = [[str(cell) for cell in row] for row in [titles, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(titles))]
+    for row in cells:
+        print("  ".join(cell.ljust(w) if i < 2 else cell.rjust(w)
+                        for i, (cell, w) in enumerate(zip(row, widths))).rstrip())
+
+
+def number(value):
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def error(predicted, measured):
+    return predicted / measured - 1
+
+
+def percent(value):
+    return f"{100 * value:+.0f}%"
+
+
+def summary(what, errors):
+    if errors:
+        sizes = sorted(abs(e) for e in errors)
+        middle = (sizes[(len(sizes) - 1) // 2] + sizes[len(sizes) // 2]) / 2
+        print(f"{what}: median error {100 * middle:.1f}%, worst {100 * sizes[-1]:.1f}%, of "
+              f"{len(sizes)}")

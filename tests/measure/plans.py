@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predicted beside measured: the planner's cost model on profiles taken just before."""
+import cluster
+import lab
+
+FAR = ["1 Gbit/s, 0.2 ms", "1 Gbit/s, 2 ms", "1 Gbit/s, 10 ms"]
+EXPERTS = ["--split", "experts"]
+SLICES = [*EXPERTS, "--expert-slices", "2"]
+
+# (model, plan, workers, threads of each, options, links)
+PLANS = [
+    ("llama-1b:Q4_0", "1 worker", 1, 1, [], ["ipc"]),
+    ("llama-1b:Q8_0", "1 worker of 2 threads", 1, 2, [], ["ipc"]),
+    ("llama4-5b:Q4_K", "1 worker of 2 threads", 1, 2, [], ["ipc"]),
+    ("llama-1b:Q4_0", "2 by layers", 2, 1, [], ["ipc", *FAR]),
+    ("llama-1b:Q8_0", "2 by layers", 2, 1, [], ["100 Mbit/s, 2 ms"]),
+    ("llama4-5b:Q4_K", "stage and 1 host", 2, 1, EXPERTS, ["ipc", FAR[0], FAR[1]]),
+    ("qwen3moe-3b:Q4_K", "stage and 1 host", 2, 1, EXPERTS, ["100 Mbit/s, 2 ms"]),
+    ("qwen3moe-3b:Q4_K", "stage and 2 hosts", 3, 1, EXPERTS, ["ipc", *FAR]),
+    ("llama4-5b:Q4_K", "stage and 2 hosts", 3, 1, EXPERTS, [FAR[2]]),
+    ("qwen3moe-3b:Q4_K", "stage and 2 hosts, slices of 2", 3, 1, SLICES, [FAR[0], FAR[1]]),
+]
+
+
+def measure(world, number, plan, link):
+    model, name, workers, threads, how, _ = plan
+    with lab.case_of(world, f"plan-{number}") as case:
+        found = lab.bench(case, link, workers, threads, "--synthetic", model, "-p", "512", "-n",
+                          "64", "-r", "5", *how)
+    return {"model": model, "plan": name, "link": link, "prefill": found["prefill"],
+            "decode": found["decode"], "predicted": found["predicted"], "whole": found}
+
+
+def print_table(rows):
+    cells, errors = [], {"prefill": [], "decode": []}
+    for row in rows:
+        line = [f"{row['model']}, {row['plan']}", row["link"]]
+        for what, list_ in errors.items():
+            off = lab.error(row["predicted"][what], row[what])
+            list_.append(off)
+            line += [lab.number(row["predicted"][what]), lab.number(row[what]), lab.percent(off)]
+        cells.append(line)
+    lab.table(["plan", "link", "prefill predicted", "measured", "error", "decode predicted",
+               "measured", "error"], cells)
+    for what, list_ in errors.items():
+        lab.summary(what, list_)
+    lab.summary("both", errors["prefill"] + errors["decode"])
+
+
+def show(path):
+    print_table(lab.saved(path))
+
+
+def run(world, options):
+    rows = []
+    for number, (plan, link) in enumerate((p, link) for p in PLANS for link in p[5]):
+        if not lab.chosen(options, f" {number}: {plan[0]}, {plan[1]}, {link}"):
+            continue
+        try:
+            row = measure(world, number, plan, link)
+        except cluster.Skip as reason:
+            print(f"skipped: {plan[0]}, {plan[1]}, {link}: {reason}")
+            continue
+        lab.save(options, row)
+        rows.append(row)
+        print_table(rows[-1:])
+    if len(rows) > 1:
+        print()
+        print_table(rows)
+    return True
