@@ -189,14 +189,20 @@ enum proto_status worker_expert_server_create(struct worker_expert_server **out,
     return PROTO_OK;
 }
 
+void worker_expert_server_stop(struct worker_expert_server *server)
+{
+    if (!server || !server->started)
+        return;
+    net_exchange_cancel(server->exchange);
+    pthread_join(server->thread, NULL);
+    server->started = false;
+}
+
 void worker_expert_server_destroy(struct worker_expert_server *server)
 {
     if (!server)
         return;
-    if (server->started) {
-        net_exchange_cancel(server->exchange);
-        pthread_join(server->thread, NULL);
-    }
+    worker_expert_server_stop(server);
     net_exchange_destroy(server->exchange, 0);
     while (server->services)
         worker_expert_server_forget(server, server->services->epoch);

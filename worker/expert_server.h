@@ -18,7 +18,8 @@ enum proto_status worker_expert_server_create(struct worker_expert_server **out,
                                               struct net_loop *loop, const char *endpoint,
                                               const struct net_keypair *own,
                                               struct proto_error *error);
-/* Waits for the request in work. NULL is allowed. */
+/* Serves nobody any more; waits for the request in work. NULL is allowed, as below. */
+void worker_expert_server_stop(struct worker_expert_server *server);
 void worker_expert_server_destroy(struct worker_expert_server *server);
 
 /* The endpoint that was bound, with its real port. */

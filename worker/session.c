@@ -533,6 +533,8 @@ static void close_session(struct session *s)
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
     worker_epochs_stop(s->epochs);
+    /* It computes on the computing thread's pool. */
+    worker_expert_server_stop(s->experts);
     worker_compute_destroy(s->compute);
     worker_epochs_close(s->epochs);
     worker_expert_server_destroy(s->experts);

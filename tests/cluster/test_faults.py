@@ -325,7 +325,7 @@ def test_killed_run(case):
 def test_closed_output(case):
     """A reader of the text that goes away ends the generation."""
     reader, writer = os.pipe()
-    run = case.start("run", ["sh", "-c", 'exec "$@" >&"$0"', str(writer), case.world.caravan, "run",
+    run = case.start("run", ["sh", "-c", 'exec "$@" >"/dev/fd/$0"', str(writer), case.world.caravan, "run",
                              "-m", case.world.small(), "-p", "hello", "-n", "60000",
                              "--ignore-eos", "--temp", "0"], pass_fds=[writer])
     os.close(writer)
