@@ -48,6 +48,14 @@ static uint32_t gather(const struct coord_engine *e, struct coord_worker **out, 
     return n;
 }
 
+static struct coord_worker *find_here(const struct coord_engine *e, const char *name)
+{
+    for (uint32_t i = 0; i < e->n_workers; i++)
+        if (engine__is_here(e->workers[i]) && strcmp(e->workers[i]->name, name) == 0)
+            return e->workers[i];
+    return NULL;
+}
+
 /* Children join in the order in which they happen to start; their stages follow their names. */
 static int by_name(const void *a, const void *b)
 {
@@ -295,14 +303,6 @@ struct departure {
     struct proto_error *error;
 };
 
-static struct coord_worker *find_here(const struct coord_engine *e, const char *name)
-{
-    for (uint32_t i = 0; i < e->n_workers; i++)
-        if (engine__is_here(e->workers[i]) && strcmp(e->workers[i]->name, name) == 0)
-            return e->workers[i];
-    return NULL;
-}
-
 static void drain(void *arg)
 {
     struct departure *q = arg;
@@ -339,17 +339,11 @@ enum proto_status coord_engine_drain(struct coord_engine *e, const char *worker,
     return q.status;
 }
 
-/* Workers that joined, or came back, may make a better plan. */
-static void consider_joined(struct coord_engine *e)
+/* A plan of these workers takes the place of the one in force, if that is worth it. */
+static void improve(struct coord_engine *e, struct coord_worker **workers, uint32_t n)
 {
-    struct coord_worker *workers[PROTO_MAX_WORKERS];
     struct shard_plan *plan = NULL;
     struct proto_error error;
-    uint32_t n = gather(e, workers, false);
-    if (e->options.rebalance != COORD_REBALANCE_AUTO || n <= e->current->n_members)
-        return;
-    if (e->current->n_members < expected(e))
-        n = limit(e, workers, n, expected(e));
     sort_children(workers, n);
     if (engine__choose_plan(e, workers, n, &plan, &error) != PROTO_OK)
         return;
@@ -357,6 +351,18 @@ static void consider_joined(struct coord_engine *e)
         shard_plan_destroy(plan);
     else if (prepare_plan(e, &plan, workers, n, &error) != PROTO_OK)
         proto_log(PROTO_LOG_WARN, "COORD-REBALANCE", "error=\"%s\"", error.text);
+}
+
+/* Workers that joined, or came back, may make a better plan. */
+static void consider_joined(struct coord_engine *e)
+{
+    struct coord_worker *workers[PROTO_MAX_WORKERS];
+    uint32_t n = gather(e, workers, false);
+    if (e->options.rebalance != COORD_REBALANCE_AUTO || n <= e->current->n_members)
+        return;
+    if (e->current->n_members < expected(e))
+        n = limit(e, workers, n, expected(e));
+    improve(e, workers, n);
 }
 
 void engine__replan(struct coord_engine *e)
@@ -528,8 +534,6 @@ static uint64_t known_so_far(const struct coord_engine *e)
 void engine__rebalance_tick(struct coord_engine *e, uint64_t now_ns)
 {
     struct coord_worker *workers[PROTO_MAX_WORKERS];
-    struct shard_plan *plan = NULL;
-    struct proto_error error;
     if (e->options.rebalance != COORD_REBALANCE_AUTO || !engine__serving(e) || e->next ||
         e->n_active || e->n_waiting || e->n_batches || !engine__may_search(e) ||
         engine__one_computer(e)) {
@@ -544,13 +548,7 @@ void engine__rebalance_tick(struct coord_engine *e, uint64_t now_ns)
         return;
     e->planned_with = known;
     uint32_t n = gather(e, workers, false);
-    sort_children(workers, n);
-    if (engine__choose_plan(e, workers, n, &plan, &error) != PROTO_OK)
-        return;
-    if (!engine__worth_it(e, workers, plan))
-        shard_plan_destroy(plan);
-    else if (prepare_plan(e, &plan, workers, n, &error) != PROTO_OK)
-        proto_log(PROTO_LOG_WARN, "COORD-REBALANCE", "error=\"%s\"", error.text);
+    improve(e, workers, n);
 }
 
 /* ---- a plan that a person chose ---- */
@@ -564,20 +562,12 @@ struct question {
     struct proto_error *error;
 };
 
-static struct coord_worker *find_worker(const struct coord_engine *e, const char *name)
-{
-    for (uint32_t i = 0; i < e->n_workers; i++)
-        if (engine__is_here(e->workers[i]) && strcmp(e->workers[i]->name, name) == 0)
-            return e->workers[i];
-    return NULL;
-}
-
 static void apply(void *arg)
 {
     struct question *q = arg;
     struct coord_worker *workers[PROTO_MAX_WORKERS];
     for (uint32_t i = 0; i < q->n; i++) {
-        workers[i] = find_worker(q->e, q->names[i]);
+        workers[i] = find_here(q->e, q->names[i]);
         if (workers[i])
             continue;
         q->status =

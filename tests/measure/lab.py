@@ -85,6 +85,25 @@ def save(options, row):
             out.write(json.dumps(row) + "\n")
 
 
+def measure_all(options, jobs, print_table):
+    """Makes a row of each (title, function), shows it, and in the end the table of all."""
+    rows = []
+    for title, measure in jobs:
+        if not chosen(options, f" {title}"):
+            continue
+        try:
+            row = measure()
+        except cluster.Skip as reason:
+            print(f"skipped: {title}: {reason}")
+            continue
+        save(options, row)
+        rows.append(row)
+        print_table(rows[-1:])
+    if len(rows) > 1:
+        print()
+        print_table(rows)
+
+
 def saved(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulator beside real clients. Two clients keep two workers computing at most; profiles are
 those of as many workers as compute at the same time."""
-import cluster
 import lab
 
 # (model, plan, workers, options, link, clients, tokens of a prompt, of an answer)
@@ -51,19 +50,8 @@ def show(path):
 
 
 def run(world, options):
-    rows = []
-    for number, load in enumerate(LOADS):
-        if not lab.chosen(options, f" {number}: {load[0]}, {load[1]}, {load[4]}"):
-            continue
-        try:
-            row = measure(world, number, load)
-        except cluster.Skip as reason:
-            print(f"skipped: {load[0]}, {load[1]}, {load[4]}: {reason}")
-            continue
-        lab.save(options, row)
-        rows.append(row)
-        print_table(rows[-1:])
-    if len(rows) > 1:
-        print()
-        print_table(rows)
+    lab.measure_all(options, [
+        (f"{number}: {load[0]}, {load[1]}, {load[4]}",
+         lambda number=number, load=load: measure(world, number, load))
+        for number, load in enumerate(LOADS)], print_table)
     return True

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Predicted beside measured: the planner's cost model on profiles taken just before."""
-import cluster
 import lab
 
 FAR = ["1 Gbit/s, 0.2 ms", "1 Gbit/s, 2 ms", "1 Gbit/s, 10 ms"]
@@ -52,19 +51,9 @@ def show(path):
 
 
 def run(world, options):
-    rows = []
-    for number, (plan, link) in enumerate((p, link) for p in PLANS for link in p[5]):
-        if not lab.chosen(options, f" {number}: {plan[0]}, {plan[1]}, {link}"):
-            continue
-        try:
-            row = measure(world, number, plan, link)
-        except cluster.Skip as reason:
-            print(f"skipped: {plan[0]}, {plan[1]}, {link}: {reason}")
-            continue
-        lab.save(options, row)
-        rows.append(row)
-        print_table(rows[-1:])
-    if len(rows) > 1:
-        print()
-        print_table(rows)
+    cases = [(plan, link) for plan in PLANS for link in plan[5]]
+    lab.measure_all(options, [
+        (f"{number}: {plan[0]}, {plan[1]}, {link}",
+         lambda number=number, plan=plan, link=link: measure(world, number, plan, link))
+        for number, (plan, link) in enumerate(cases)], print_table)
     return True
