@@ -170,8 +170,16 @@ static enum proto_status search(struct shard_plan **out, struct question *q,
 
 /* ---- by rule ---- */
 
-static enum proto_status deal(const struct coord_engine *e, struct coord_worker *const *workers,
-                              uint32_t n, struct shard_plan **out, struct proto_error *error)
+/* The shape that a plan is to have, as in struct shard_plan_options. */
+struct coord_wish {
+    const char *layers;
+    enum shard_split_kind split;
+    uint32_t stages, slices, replicas;
+};
+
+static enum proto_status deal(const struct coord_engine *e, const struct coord_wish *wish,
+                              struct coord_worker *const *workers, uint32_t n,
+                              struct shard_plan **out, struct proto_error *error)
 {
     struct shard_plan_worker machines[PROTO_MAX_WORKERS];
     for (uint32_t i = 0; i < n; i++)
@@ -182,11 +190,11 @@ static enum proto_status deal(const struct coord_engine *e, struct coord_worker 
                                          .ctx = e->options.ctx,
                                          .max_seqs = e->options.parallel,
                                          .max_rows = e->options.batch,
-                                         .layers = e->layers,
-                                         .split = e->options.split,
-                                         .stages = e->options.stages,
-                                         .slices = e->options.slices,
-                                         .replicas = e->options.replicas,
+                                         .layers = wish->layers,
+                                         .split = wish->split,
+                                         .stages = wish->stages,
+                                         .slices = wish->slices,
+                                         .replicas = wish->replicas,
                                          .map_experts = e->options.map_experts};
     return shard_plan_create(out, e->model, machines, n, &options, error);
 }
@@ -247,9 +255,9 @@ static void expect(struct shard_plan *plan, const struct question *q)
     plan_placement_destroy(placement);
 }
 
-enum proto_status engine__choose_plan(const struct coord_engine *e,
-                                      struct coord_worker *const *workers, uint32_t n,
-                                      struct shard_plan **out, struct proto_error *error)
+static enum proto_status choose(const struct coord_engine *e, const struct coord_wish *wish,
+                                struct coord_worker *const *workers, uint32_t n,
+                                struct shard_plan **out, struct proto_error *error)
 {
     struct question q = {0};
     bool measured = all_profiled(workers, n);
@@ -257,12 +265,41 @@ enum proto_status engine__choose_plan(const struct coord_engine *e,
     if (!status && engine__may_search(e) && measured && !one_computer(workers, n))
         status = search(out, &q, error);
     else if (!status)
-        status = deal(e, workers, n, out, error);
+        status = deal(e, wish, workers, n, out, error);
     if (status == PROTO_CAPACITY && (measured || ask(&q, e, workers, n, NULL) == PROTO_OK))
         recommend(e, &q, error);
     else if (!status && measured && !(*out)->why[0])
         expect(*out, &q);
     finish(&q);
+    return status;
+}
+
+/* The next shape that asks for less; false: there is none. Layers that a person dealt stay so. */
+static bool ask_for_less(struct coord_wish *wish)
+{
+    if (wish->replicas > 1 || wish->slices > 1) {
+        wish->replicas = wish->slices = 0;
+        return true;
+    }
+    if (wish->split == SHARD_SPLIT_AUTO || wish->layers)
+        return false;
+    *wish = (struct coord_wish){.split = SHARD_SPLIT_AUTO};
+    return true;
+}
+
+/* Who is left after a loss may be too few for the shape that was asked for, and still hold the
+ * model. */
+enum proto_status engine__choose_plan(const struct coord_engine *e,
+                                      struct coord_worker *const *workers, uint32_t n,
+                                      struct shard_plan **out, struct proto_error *error)
+{
+    const struct coord_engine_options *o = &e->options;
+    struct coord_wish wish = {e->layers, o->split, o->stages, o->slices, o->replicas};
+    struct proto_error ignored;
+    enum proto_status status = choose(e, &wish, workers, n, out, error);
+    for (enum proto_status less = status; less && e->was_ready && ask_for_less(&wish);)
+        if (!(less = choose(e, &wish, workers, n, out, &ignored)))
+            status = PROTO_OK;
     return status;
 }
 

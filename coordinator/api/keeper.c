@@ -153,9 +153,9 @@ static void *keep(void *user)
         release_all(server);
         if (now_ns - measured_ns >= SECOND_NS) {
             api__note_speed(server, (double)(now_ns - measured_ns) / 1e9);
-            note_cluster(server);
             measured_ns = now_ns;
         }
+        note_cluster(server);
         api__after_ms(&end, KEEPER_MS);
         pthread_mutex_lock(&server->mutex);
         if (!server->keeper_ends)

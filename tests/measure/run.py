@@ -8,6 +8,7 @@
   wire      bytes and frames of a token: counted by the program, by the network, by the formula
   hosts     prefill of two hosts of experts beside that of one
   sparse    a model of 225 GB that takes no disk, on three workers of this machine
+  recovery  pauses of a stream when a worker is killed, drained, joins
 
 Links between machines are emulated by ../shared/tools/netlab.c, which needs root, ip and cc; what
 needs it is skipped where they are missing. Each worker has one thread unless the plan says another
@@ -25,7 +26,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent / "cluster")]
 import cluster  # noqa: E402
 
-MODES = ("plans", "load", "exact", "wire", "hosts", "sparse")
+MODES = ("plans", "load", "exact", "wire", "hosts", "sparse", "recovery")
 
 
 def arguments():
