@@ -10,6 +10,7 @@
 #include "coordinator/plan/measured.h"
 #include "coordinator/plan/view.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,6 +62,7 @@ static void fill_worker(struct coord_worker_status *out, const struct coord_work
     out->memory_bytes = w->memory_bytes;
     out->profiled = w->profiled;
     out->profile = w->profile;
+    out->slowdown = w->pace.slowdown;
 }
 
 static enum proto_status fill_status(const struct coord_engine *e,
@@ -300,6 +302,46 @@ enum proto_status engine__choose_plan(const struct coord_engine *e,
     for (enum proto_status less = status; less && e->was_ready && ask_for_less(&wish);)
         if (!(less = choose(e, &wish, workers, n, out, &ignored)))
             status = PROTO_OK;
+    return status;
+}
+
+/* ---- what the plan in force is to take ---- */
+
+/* Of a worker by its own speed: speeds that the question has slowed down are as they were. */
+static void expect_member(struct coord_member *m, const struct plan_usage *first,
+                          const struct plan_usage *deep, uint64_t depth, bool waits)
+{
+    double speed = fmax(m->worker->pace.slowdown, 1);
+    double first_s = first->token.compute_s + first->token.memory_s;
+    double deep_s = deep->token.compute_s + deep->token.memory_s;
+    m->depth_s = fmax(deep_s - first_s, 0) / speed / fmax((double)depth, 1);
+    m->token_s = first_s / speed + (waits ? 0 : first->token.wait_s);
+    m->row_s = deep->prefill_s / speed;
+}
+
+enum proto_status engine__expect_pace(const struct coord_engine *e, struct coord_deployment *d,
+                                      struct proto_error *error)
+{
+    struct plan_placement *placement = NULL;
+    struct plan_usage first[PROTO_MAX_WORKERS], deep[PROTO_MAX_WORKERS];
+    struct plan_cost cost;
+    struct question q;
+    enum proto_status status = ask(&q, e, d->workers, d->n_workers, error);
+    struct plan_load at_first = q.load;
+    at_first.depth = 1; /* 0 is the default */
+    if (!status)
+        status = place(&placement, &q, d->plan, same_number, NULL, error);
+    if (!status)
+        status = plan_cost_estimate(&cost, first, placement, q.shape, q.cluster, &at_first, error);
+    if (!status)
+        status = plan_cost_estimate(&cost, deep, placement, q.shape, q.cluster, &q.load, error);
+    for (uint32_t i = 0; !status && i < placement->n_workers; i++) {
+        struct coord_member *m = engine__member(d, d->workers[placement->workers[i].machine]);
+        if (m)
+            expect_member(m, &first[i], &deep[i], q.load.depth, d->plan->n_parts > 0);
+    }
+    plan_placement_destroy(placement);
+    finish(&q);
     return status;
 }
 

@@ -133,6 +133,7 @@ static void on_tick(void *arg)
     engine__check_commit(e, now_ns);
     engine__check_patience(e, now_ns);
     engine__survey_tick(e, now_ns);
+    engine__pace_tick(e, now_ns);
     engine__rebalance_tick(e, now_ns);
     engine__schedule(e);
 }

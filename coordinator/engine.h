@@ -196,6 +196,7 @@ struct coord_worker_status {
     struct coord_expert_times experts;
     bool profiled; /* the machine has been measured */
     struct proto_profile profile;
+    double slowdown; /* how many times slower than that it computes; 0: it is not slow */
 };
 
 #define COORD_HERE PROTO_MAX_WORKERS /* where a worker's number stands: the coordinator */

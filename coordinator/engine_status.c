@@ -102,6 +102,7 @@ static void describe_worker(const struct coord_engine *e, const struct coord_wor
     out->experts = w->experts;
     out->profiled = w->profiled;
     out->profile = w->profile;
+    out->slowdown = w->pace.slowdown;
     const struct coord_deployment *d = shown(e);
     const struct coord_member *m = engine__member(d, w);
     if (m)

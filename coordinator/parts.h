@@ -18,12 +18,14 @@
  *   local.c      workers that are children of this process
  *   scheduler.c  sequences into batches
  *   results.c    what comes back: tokens, logits, times
+ *   slow.c       workers that take longer than they should
  *   stream.c     events on their way to the thread that asked
  */
 #ifndef COORDINATOR_PARTS_H
 #define COORDINATOR_PARTS_H
 
 #include "coordinator/engine.h"
+#include "coordinator/pace.h"
 #include "net/clock.h"
 #include "net/link.h"
 #include "net/loop.h"
@@ -65,6 +67,7 @@ struct coord_worker {
     /* Sums since the last reset, as in struct coord_worker_status. */
     uint64_t batches, rows, compute_ns, queue_ns, wire_ns, wire_back_ns, bytes_in, expert_wait_ns;
     struct coord_expert_times experts;
+    struct coord_pace pace;
     uint8_t *have; /* as in struct proto_ready; NULL: nothing */
     size_t have_bytes;
     /* survey.c */
@@ -136,6 +139,9 @@ struct coord_member {
     bool ready, committed;
     uint64_t done_bytes, total_bytes, fetched_bytes;
     uint64_t weight_bytes, kv_limit_bytes, scratch_bytes;
+    /* What it is expected to compute for a sequence's token at its beginning, more for each
+     * position before it, and for each further row of a batch. token_s 0: not known. */
+    double token_s, depth_s, row_s;
 };
 
 /* A plan with its workers. */
@@ -148,6 +154,7 @@ struct coord_deployment {
     struct coord_worker **stages, **hosts; /* in the plan's order */
     struct coord_member *members;          /* stages, then those that are hosts alone */
     uint32_t n_members;
+    bool expected; /* of members it is known, or cannot be, what they are expected to compute */
     /* While committing: what was asked of all members, and then what is true of all. */
     struct proto_held *held;    /* of each sequence */
     struct proto_held *answers; /* n_held of each stage */
@@ -278,6 +285,8 @@ void engine__describe_missing(const struct coord_engine *e, char *text, size_t b
 /* Looks whether the workers that are here call for another plan, and begins on it. To be called
  * after anything that matters to that. */
 void engine__replan(struct coord_engine *e);
+/* Looks for a better plan now that a worker is slower, or faster, than it was known to be. */
+void engine__replan_around(struct coord_engine *e);
 /* Looks for a better plan when something that matters to it has changed, and nothing is computed. */
 void engine__rebalance_tick(struct coord_engine *e, uint64_t now_ns);
 /* While nothing serves: ends requests that have waited long enough. */
@@ -353,6 +362,11 @@ enum proto_status engine__plan_gain(const struct coord_engine *e,
 bool engine__worth_it(const struct coord_engine *e, struct coord_worker *const *workers,
                       const struct shard_plan *plan);
 
+/* Fills what the plan in force is expected to take of its members, as fast as they have measured
+ * themselves to be; all are profiled. */
+enum proto_status engine__expect_pace(const struct coord_engine *e, struct coord_deployment *d,
+                                      struct proto_error *error);
+
 /* assign.c */
 /* Tells all workers of a plan what to load. */
 enum proto_status engine__assign(struct coord_engine *e, struct coord_deployment *d,
@@ -425,6 +439,13 @@ void engine__on_result(struct coord_engine *e, struct coord_worker *w,
                        const struct proto_result *result, const struct net_payload *payload);
 void engine__on_failed(struct coord_engine *e, struct coord_worker *w,
                        const struct proto_failed *failed);
+
+/* slow.c */
+/* Takes up the times of a batch of the plan in force. */
+void engine__note_pace(struct coord_engine *e, const struct coord_batch *batch,
+                       const struct proto_result *result);
+/* Notices workers that are slow, or no longer, and sees to it. */
+void engine__pace_tick(struct coord_engine *e, uint64_t now_ns);
 
 /* stream.c: reference-counted, one for the reader and one for the sequence. */
 enum proto_status engine__stream_create(struct coord_stream **out, struct coord_engine *e,

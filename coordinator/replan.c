@@ -339,7 +339,7 @@ enum proto_status coord_engine_drain(struct coord_engine *e, const char *worker,
     return q.status;
 }
 
-/* A plan of these workers takes the place of the one in force, if that is worth it. */
+/* Puts the best plan for these workers in force if it is worth the change. */
 static void improve(struct coord_engine *e, struct coord_worker **workers, uint32_t n)
 {
     struct shard_plan *plan = NULL;
@@ -511,8 +511,8 @@ void engine__check_patience(struct coord_engine *e, uint64_t now_ns)
 
 /* ---- a better plan, when more is known ---- */
 
-/* What a plan depends on, as a number that changes with it: who has measured what, and how many
- * rows experts were chosen by, in powers of two. */
+/* What a plan depends on, as a number that changes with it: who has measured what, who is slow, and
+ * how many rows experts were chosen by, in powers of two. */
 static uint64_t known_so_far(const struct coord_engine *e)
 {
     uint64_t known = 0, rows = 0;
@@ -523,12 +523,34 @@ static uint64_t known_so_far(const struct coord_engine *e)
         for (uint32_t k = 0; k <= PROTO_MAX_WORKERS; k++)
             known += w->links[k].tried;
         known += w->from_here.tried;
+        known += (uint64_t)(w->pace.slowdown * 1000) << 32;
     }
     for (size_t i = 0; i < n; i++)
         rows += e->usage[i];
     for (; rows; rows /= 2)
         known += 1u << 20;
     return known;
+}
+
+static bool is_surveyed(struct coord_engine *e)
+{
+    pthread_mutex_lock(&e->mutex);
+    bool surveyed = e->surveyed;
+    pthread_mutex_unlock(&e->mutex);
+    return surveyed;
+}
+
+/* What is not done now is thought of again when nothing is computed. */
+void engine__replan_around(struct coord_engine *e)
+{
+    struct coord_worker *workers[PROTO_MAX_WORKERS];
+    if (e->stopping || e->next || !engine__serving(e) || count_leaving(e->current) ||
+        e->options.rebalance != COORD_REBALANCE_AUTO || !engine__may_search(e) ||
+        engine__one_computer(e) || !is_surveyed(e))
+        return;
+    e->planned_with = known_so_far(e);
+    uint32_t n = gather(e, workers, false);
+    improve(e, workers, n);
 }
 
 void engine__rebalance_tick(struct coord_engine *e, uint64_t now_ns)
@@ -540,11 +562,8 @@ void engine__rebalance_tick(struct coord_engine *e, uint64_t now_ns)
         e->quiet_ns = now_ns;
         return;
     }
-    pthread_mutex_lock(&e->mutex);
-    bool surveyed = e->surveyed;
-    pthread_mutex_unlock(&e->mutex);
     uint64_t known = known_so_far(e);
-    if (!surveyed || now_ns - e->quiet_ns < QUIET_NS || known == e->planned_with)
+    if (!is_surveyed(e) || now_ns - e->quiet_ns < QUIET_NS || known == e->planned_with)
         return;
     e->planned_with = known;
     uint32_t n = gather(e, workers, false);

@@ -280,6 +280,7 @@ void engine__on_result(struct coord_engine *e, struct coord_worker *w,
         if (batch->n_rows) {
             account_times(e, batch, result);
             account_hosts(e, batch, result);
+            engine__note_pace(e, batch, result);
             e->usage_due = true;
         }
         engine__batch_done(e, batch);

@@ -44,6 +44,8 @@ static void fill(struct row *row, const struct coord_worker_status *w)
     if (strcmp(w->state, "loading") == 0 && w->total_bytes > 0)
         snprintf(row->cell[1], CELL_BYTES, "loading %.0f%%",
                  100.0 * (double)w->done_bytes / (double)w->total_bytes);
+    if (w->slowdown > 1)
+        snprintf(row->cell[1], CELL_BYTES, "%s, %.1fx slower", w->state, w->slowdown);
     fill_part(row->cell[2], w);
     coord_format_bytes(w->rss_bytes > 0 ? w->rss_bytes : w->weight_bytes, row->cell[3]);
     snprintf(row->cell[4], CELL_BYTES, "%u", w->threads);

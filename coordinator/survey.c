@@ -34,6 +34,7 @@ void engine__survey_forget(struct coord_engine *e, struct coord_worker *w)
         return;
     w->profile = (struct proto_profile){0};
     w->profiled = false;
+    w->pace = (struct coord_pace){0};
     w->from_here = (struct coord_link_rate){0};
     memset(w->links, 0, sizeof w->links);
     for (uint32_t i = 0; i < e->n_workers; i++) {

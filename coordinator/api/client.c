@@ -120,6 +120,7 @@ static void read_worker(struct coord_worker_status *w, const json_t *json)
     if (w->profiled)
         read_profile(&w->profile, profile);
     w->expert_wait_ns = number(json, "expert_wait_ns");
+    w->slowdown = real(json, "slowdown");
     read_experts(w, json_object_get(json, "experts"));
 }
 

@@ -97,7 +97,8 @@ static json_t *worker_json(const struct coord_worker_status *w)
                   "layer_first", (json_int_t)w->layer_first, "layer_end", (json_int_t)w->layer_end,
                   "embed", w->embed, "head", w->head);
     json_t *numbers = json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}",
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, "
+        "s:o}",
         "memory_bytes", (json_int_t)w->memory_bytes, "weight_bytes", (json_int_t)w->weight_bytes,
         "kv_limit_bytes", (json_int_t)w->kv_limit_bytes, "scratch_bytes",
         (json_int_t)w->scratch_bytes, "rss_bytes", (json_int_t)w->rss_bytes, "done_bytes",
@@ -105,8 +106,8 @@ static json_t *worker_json(const struct coord_worker_status *w)
         "batches", (json_int_t)w->batches, "rows", (json_int_t)w->rows, "compute_ns",
         (json_int_t)w->compute_ns, "queue_ns", (json_int_t)w->queue_ns, "wire_ns",
         (json_int_t)w->wire_ns, "wire_back_ns", (json_int_t)w->wire_back_ns, "bytes_in",
-        (json_int_t)w->bytes_in, "expert_wait_ns", (json_int_t)w->expert_wait_ns, "experts",
-        experts_json(w));
+        (json_int_t)w->bytes_in, "expert_wait_ns", (json_int_t)w->expert_wait_ns, "slowdown",
+        w->slowdown, "experts", experts_json(w));
     json_t *profile = w->profiled ? profile_json(&w->profile) : json_null();
     if (json_object_set_new(numbers, "profile", profile) || !json ||
         json_object_update_new(json, numbers)) {

@@ -34,6 +34,12 @@ static void take_profile(struct plan_machine *m, const struct coord_worker_statu
     cpu->read_bytes_s = p->read_bytes_s;
     cpu->ops_float_s = p->float_ops_s;
     plan_device_rate(cpu, &rates, type_ops);
+    if (w->slowdown > 1) {
+        cpu->read_bytes_s /= w->slowdown;
+        cpu->ops_float_s /= w->slowdown;
+        cpu->ops_row_s /= w->slowdown;
+        cpu->ops_rows_s /= w->slowdown;
+    }
     if (p->machine_ops_s > 0 && p->n_types)
         m->compute_share = fmin(p->types[0].rows_ops_s / p->machine_ops_s, 1);
     if (p->machine_read_bytes_s > 0)

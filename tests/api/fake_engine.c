@@ -459,6 +459,7 @@ enum proto_status coord_engine_status(struct coord_engine *e, struct coord_statu
     out->parts = calloc(1, sizeof *out->parts);
     out->parts[0] = (struct shard_expert_part){1, 1, 12, 64, 128, 1, 2};
     host->expert_wait_ns = 3;
+    host->slowdown = 1.75;
     host->experts = (struct coord_expert_times){11, 12, 13, 14, 15, 16};
     return PROTO_OK;
 }

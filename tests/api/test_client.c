@@ -85,6 +85,7 @@ static void test_status(void)
     CU_ASSERT(host->expert_first == 64 && host->expert_end == 128);
     CU_ASSERT(host->expert_layer_first == 1 && host->expert_layer_end == 12);
     CU_ASSERT(host->expert_slice == 1 && host->n_slices == 2 && host->expert_wait_ns == 3);
+    CU_ASSERT_EQUAL(host->slowdown, 1.75);
     const struct coord_expert_times *times = &host->experts;
     CU_ASSERT(times->requests == 11 && times->bytes_in == 12 && times->bytes_out == 13);
     CU_ASSERT(times->compute_ns == 14 && times->wire_ns == 15 && times->wait_ns == 16);

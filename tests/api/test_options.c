@@ -223,6 +223,7 @@ static void test_table(void)
          .layer_end = 12,
          .rss_bytes = 2500000000,
          .rtt_ms = 0.25,
+         .slowdown = 1.75,
          .rows = 10,
          .compute_ns = 50000000},
         {.name = "a-longer-name",
@@ -244,6 +245,7 @@ static void test_table(void)
     coord_status_table(out, &status);
     fclose(out);
     CU_ASSERT_PTR_NOT_NULL(strstr(text, " 5.000 "));
+    CU_ASSERT_PTR_NOT_NULL(strstr(text, " ready, 1.8x slower "));
     CU_ASSERT_PTR_NOT_NULL(strstr(text, "loading 25%"));
     CU_ASSERT_PTR_NOT_NULL(strstr(text, "2.50 GB"));
     CU_ASSERT_PTR_NOT_NULL(strstr(text, " 1/2 of experts 0-7 of layers 0-11 "));

@@ -82,6 +82,21 @@ static void test_cluster(void)
     free(machines);
 }
 
+static void test_slow(void)
+{
+    struct plan_cluster *cluster;
+    make_status();
+    workers[0].slowdown = 2;
+    CU_ASSERT_EQUAL_FATAL(coord_cluster_measured(&cluster, NULL, &status, type_ops, &error),
+                          PROTO_OK);
+    const struct plan_device *cpu = &cluster->machines[0].device[PLAN_CPU];
+    CU_ASSERT_EQUAL(cpu->read_bytes_s, 2.5e10);
+    CU_ASSERT_EQUAL(cpu->ops_float_s, 1e11);
+    CU_ASSERT_DOUBLE_EQUAL(cpu->ops_row_s, 5e10, 1);
+    CU_ASSERT_DOUBLE_EQUAL(cpu->ops_rows_s, 5e11, 1);
+    plan_cluster_destroy(cluster);
+}
+
 static void test_links(void)
 {
     struct plan_cluster *cluster;
@@ -226,6 +241,7 @@ int main(void)
     CU_initialize_registry();
     CU_pSuite suite = CU_add_suite("measured", open_model, close_model);
     CU_add_test(suite, "cluster", test_cluster);
+    CU_add_test(suite, "a slow machine", test_slow);
     CU_add_test(suite, "links", test_links);
     CU_add_test(suite, "nobody", test_nobody);
     CU_add_test(suite, "placement", test_placement);
