@@ -44,7 +44,7 @@ static enum proto_status drain(struct api_client *client, const char *worker,
             nanosleep(&pause, NULL);
     }
     if (status == PROTO_OK)
-        printf("worker %s has left; others have its part\n", worker);
+        printf("worker %s has left the cluster\n", worker);
     return status;
 }
 

@@ -126,7 +126,7 @@ static enum proto_status compare(const struct arguments *a, struct proto_error *
     if (!status && a->html)
         status = write_page(a->html, plan.page, error);
     if (!status)
-        fputs(plan.text, stdout);
+        printf("%s%s", plan.text, a->json ? "\n" : "");
     if (!status && a->apply)
         fputs(plan.applied ? "the best plan is being put in force\n"
                            : "nothing is changed: no better plan was found\n",
@@ -149,7 +149,9 @@ static enum proto_status run(struct arguments *a, struct proto_error *error)
     if (a->server || a->apply)
         return proto_fail(error, PROTO_INVALID,
                           "--server and --apply are for a cluster that runs: leave out %s",
-                          a->model ? a->model : "--cluster");
+                          a->model     ? a->model
+                          : a->cluster ? "--cluster"
+                                       : "--simulate");
     if (!a->model && (a->html || a->json || a->simulate))
         return proto_fail(error, PROTO_INVALID,
                           "--html, --json and --simulate are of the plan of a model: name it, as "
@@ -240,7 +242,7 @@ int command_plan(int argc, char **argv)
             "a file, a known model and a quantisation such as maverick:Q4_K_M (--list), or\n"
             "a config.json and one: FOLDER/config.json:Q4_K_M. Without MODEL: which known\n"
             "models the machines can run. Without --cluster too: the plan of a running\n"
-            "coordinator beside the best one.",
+            "coordinator beside the best one; only --for, --json, --html and --apply count.",
         .groups = COORD_OPTIONS_SERVER,
         .options = options,
         .n_options = sizeof options / sizeof options[0],

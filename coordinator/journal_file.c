@@ -299,8 +299,7 @@ static enum proto_status prepare(struct coord_journal *j, struct proto_error *er
         {&j->statements[JOURNAL__ADD], "INSERT INTO request VALUES (?, ?, ?, ?, ?, ?, ?, 0)"},
         {&j->statements[JOURNAL__TOKEN],
          "INSERT OR IGNORE INTO token VALUES (?, ?, ?, ?, ?, ?, ?, ?)"},
-        {&j->statements[JOURNAL__FINISH],
-         "UPDATE request SET finished = ?2 WHERE number = ?1"},
+        {&j->statements[JOURNAL__FINISH], "UPDATE request SET finished = ?2 WHERE number = ?1"},
         {&j->statements[JOURNAL__REMOVE], "DELETE FROM request WHERE number = ?"},
         {&j->statements[JOURNAL__EPOCH], "UPDATE fact SET value = ? WHERE name = 'epoch'"},
         {&j->add_prompt, "INSERT INTO prompt VALUES (?, ?, ?)"},
@@ -320,7 +319,10 @@ static enum proto_status make_private(const char *path, struct proto_error *erro
 {
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0)
-        return proto_fail_errno(error, errno, "open the state file", path);
+        return proto_fail(error, PROTO_IO,
+                          "cannot open the state file \"%s\": %s: say --state with a file that can "
+                          "be written, or --state off",
+                          path, strerror(errno));
     close(fd);
     return PROTO_OK;
 }

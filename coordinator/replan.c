@@ -594,7 +594,10 @@ static void apply(void *arg)
                        "worker \"%s\" is not here any more; compare plans again", q->names[i]);
         return;
     }
-    if (q->e->next || !engine__serving(q->e))
+    if (!q->e->next && !engine__serving(q->e))
+        q->status = proto_fail(q->error, PROTO_BUSY,
+                               "no plan is in force; caravan status says what is missing");
+    else if (q->e->next)
         q->status =
             proto_fail(q->error, PROTO_BUSY, "another plan is being put in force; try again later");
     else

@@ -37,6 +37,19 @@ static void fill_part(char cell[CELL_BYTES], const struct coord_worker_status *w
                  CELL_BYTES - 40, experts);
 }
 
+/* Of a worker that was here before this coordinator started only the name is known. */
+static void fill_machine(struct row *row, const struct coord_worker_status *w)
+{
+    for (int i = 3; i < 7; i++)
+        snprintf(row->cell[i], CELL_BYTES, "-");
+    if (w->threads == 0)
+        return;
+    coord_format_bytes(w->rss_bytes > 0 ? w->rss_bytes : w->weight_bytes, row->cell[3]);
+    snprintf(row->cell[4], CELL_BYTES, "%u", w->threads);
+    snprintf(row->cell[5], CELL_BYTES, "%s", w->isa);
+    snprintf(row->cell[6], CELL_BYTES, "%.3f", w->rtt_ms);
+}
+
 static void fill(struct row *row, const struct coord_worker_status *w)
 {
     snprintf(row->cell[0], CELL_BYTES, "%s", w->name);
@@ -47,10 +60,7 @@ static void fill(struct row *row, const struct coord_worker_status *w)
     if (w->slowdown > 1)
         snprintf(row->cell[1], CELL_BYTES, "%s, %.1fx slower", w->state, w->slowdown);
     fill_part(row->cell[2], w);
-    coord_format_bytes(w->rss_bytes > 0 ? w->rss_bytes : w->weight_bytes, row->cell[3]);
-    snprintf(row->cell[4], CELL_BYTES, "%u", w->threads);
-    snprintf(row->cell[5], CELL_BYTES, "%s", w->isa);
-    snprintf(row->cell[6], CELL_BYTES, "%.3f", w->rtt_ms);
+    fill_machine(row, w);
     per_token(row->cell[7], w->compute_ns - w->expert_wait_ns + w->experts.compute_ns, w->rows);
     per_token(row->cell[8], w->queue_ns + w->expert_wait_ns, w->rows);
     per_token(row->cell[9], w->wire_ns + w->wire_back_ns + w->experts.wire_ns, w->rows);

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 static const char usage[] =
-    "usage: caravan-worker --join HOST:PORT --token TOKEN [options]\n"
+    "usage: caravan-worker --token TOKEN [options]\n"
     "       caravan-worker --profile [options]\n"
     "\n"
     "Offers this machine to a Caravan cluster: waits for its coordinator, loads the part of the\n"
@@ -42,10 +42,10 @@ static const char usage[] =
     "  --keep-packed on|off  keep them as they are computed with, a second copy where this "
     "machine\n"
     "                       has the model file (default: on)\n"
-    "  --machine NAME       workers that say the same share one machine (default: found out)\n"
     "  --cache-limit GB     what they may take there, the least used goes first (default: what "
     "the\n"
     "                       disk has)\n"
+    "  --machine NAME       workers that say the same share one machine (default: found out)\n"
     "  --profile            measure this machine, print what it can do, and end\n"
     "  --log LEVEL          error, warn, info or debug (default: info)\n"
     "  --local              the coordinator is this program's parent: end with it\n"
@@ -159,6 +159,15 @@ static bool take_keep_packed(struct arguments *args, const char *text)
     return false;
 }
 
+static bool take_machine(struct arguments *args, const char *text)
+{
+    args->machine = text;
+    if (*text)
+        return true;
+    fprintf(stderr, "caravan-worker: --machine \"\": expected a name that workers share\n");
+    return false;
+}
+
 static bool take_option(struct arguments *args, int option)
 {
     switch (option) {
@@ -195,8 +204,7 @@ static bool take_option(struct arguments *args, int option)
         args->local = true;
         return true;
     case OPT_MACHINE:
-        args->machine = optarg;
-        return true;
+        return take_machine(args, optarg);
     case OPT_PROFILE:
         args->profile = true;
         return true;

@@ -3,8 +3,6 @@
 """Chaos: workers are killed, stopped, cut off, added and drained, the coordinator is killed, disks
 fill up, while clients stream texts that they know. Every text must be the undisturbed one, no
 client may see an error, nothing may be left behind.
-
-usage: chaos.py BUILD_FOLDER [--seconds N] [--seed N] [--clients N] [--only FAULT,...]
 """
 import argparse
 import collections
@@ -23,6 +21,7 @@ import cluster  # noqa: E402
 import network  # noqa: E402
 
 WORKERS = 4        # that the cluster has at the start; a fifth comes and goes
+KINDS = ("kill", "stop", "restart", "join_and_drain", "fill_disk", "cut")
 SETTLE_S = 90      # for what runs when the faults are over
 
 
@@ -56,8 +55,7 @@ class Faults:
         self.ballast = []
 
     def names(self):
-        found = ["kill", "stop", "restart", "join_and_drain", "fill_disk"]
-        return found + ["cut"] * bool(self.hosts)
+        return [kind for kind in KINDS if kind != "cut" or self.hosts]
 
     def one_of_the_workers(self):
         return self.random.choice(sorted(i for i in self.c.workers if i <= WORKERS))
@@ -208,15 +206,28 @@ def play(case, arguments, hosts):
     return crowd.failures + check_rest(c, before)
 
 
+def check(parser, arguments):
+    if not pathlib.Path(arguments.build, "CMakeCache.txt").is_file():
+        parser.error(f"{arguments.build}: expected a folder with a build, found none: "
+                     f"./quickstart makes one")
+    for kind in filter(None, arguments.only.split(",")):
+        if kind not in KINDS:
+            parser.error(f"--only {kind}: expected some of {', '.join(KINDS)}")
+    if arguments.seconds <= 0 or arguments.clients < 1:
+        parser.error("--seconds and --clients: expected more than 0")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("build")
-    parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--only", default="", help="kinds of faults, with commas")
+    parser.add_argument("build", help="folder with the programs")
+    parser.add_argument("--seconds", type=float, default=600, help="of faults (600)")
+    parser.add_argument("--seed", type=int, default=1, help="start of the random numbers (1)")
+    parser.add_argument("--clients", type=int, default=16, help="streams at once (16)")
+    parser.add_argument("--only", metavar="FAULT,...", default="",
+                        help=f"of {', '.join(KINDS)} (all)")
     arguments = parser.parse_args()
+    check(parser, arguments)
     hosts = network.Network(WORKERS + 1) if network.available() else None
     if not hosts:
         print("links are not cut: network namespaces need root and ip")

@@ -30,7 +30,7 @@ MODES = ("plans", "load", "exact", "wire", "hosts", "sparse", "recovery")
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__,
+    parser = argparse.ArgumentParser(prog="./measure", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=MODES)
     parser.add_argument("--build", default="build", help="folder with the programs (build)")
@@ -39,7 +39,13 @@ def arguments():
     parser.add_argument("--models", metavar="FOLDER", help="where models of a few GB are kept")
     parser.add_argument("--save", metavar="FILE", help="add the rows to a file, a JSON each")
     parser.add_argument("--show", metavar="FILE", help="measure nothing: the table of such a file")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.show and not pathlib.Path(options.show).is_file():
+        parser.error(f"--show {options.show}: expected a file that --save wrote, found none")
+    if not options.show and not pathlib.Path(options.build, "CMakeCache.txt").is_file():
+        parser.error(f"--build {options.build}: expected a folder with a build, found none: "
+                     f"./quickstart makes one")
+    return options
 
 
 def main():
