@@ -234,7 +234,8 @@ void engine__dismiss(struct coord_engine *e)
     struct proto_msg msg = {.kind = PROTO_MSG_BYE, .bye = {.drained = true}};
     for (uint32_t i = 0; i < e->n_workers; i++) {
         struct coord_worker *w = e->workers[i];
-        if (!w->draining || !engine__is_here(w) || engine__member(e->current, w))
+        if (!w->draining || !engine__is_here(w) || engine__member(e->current, w) ||
+            engine__member(e->next, w))
             continue;
         proto_log(PROTO_LOG_INFO, "COORD-WORKER-DRAINED", "name=%s", w->name);
         engine__tell(w, &msg, NULL, NULL);

@@ -320,6 +320,7 @@ static void drain(void *arg)
     w->draining = true;
     if (!engine__serving(e) || (e->next && e->next->state == COORD_COMMITTING)) {
         engine__replan(e);
+        engine__dismiss(e);
     } else if (engine__member(e->current, w)) {
         q->status = plan_departure(e, q->error);
         w->draining = q->status == PROTO_OK;

@@ -245,6 +245,20 @@ def test_drain_standby(case):
     assert c.status()["epoch"] == 1
 
 
+def test_drain_before_the_start(case):
+    """A worker may leave while others are still awaited."""
+    c = Cluster(case, case.world.small(), workers=2)
+    c.start_server()
+    c.start_worker(1)
+    case.until(lambda: c.health() and c.status()["workers"], "the worker")
+    assert drain(c, "w1").status == 0
+    assert c.workers[1].wait() == 0
+    c.start_worker(2)
+    c.start_worker(3)
+    c.wait_ready()
+    assert members(c) == {"w2", "w3"}
+
+
 NO_OTHERS = ["--layers", "0-1,2-3,4-5"]  # for three workers and no fewer
 
 
