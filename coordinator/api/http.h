@@ -35,9 +35,9 @@ struct api_server {
     atomic_bool measuring; /* a bench is running */
     atomic_bool planning;  /* plans are being compared */
     atomic_uint n_connections, n_running;
-    atomic_size_t body_bytes;  /* of requests that are being read or answered */
+    atomic_size_t body_bytes;      /* of requests that are being read or answered */
     atomic_uint_fast64_t n_tokens; /* generated so far */
-    pthread_mutex_t mutex; /* of what follows */
+    pthread_mutex_t mutex;         /* of what follows */
     pthread_cond_t answered;
     unsigned n_requests; /* begun, not completed */
     /* job.c */
@@ -45,7 +45,8 @@ struct api_server {
     pthread_cond_t kept; /* the keeper is to end */
     pthread_t keeper;
     bool keeper_started, keeper_ends;
-    char *memory; /* the keeper's: of the engine, as the journal has it */
+    char *memory;         /* the keeper's: of the engine, as the journal has it */
+    uint64_t noted_epoch; /* likewise */
     /* limits.c */
     pthread_mutex_t rates;        /* of the two below; no other lock is taken inside */
     double tokens_s, tokens_each; /* while there is work; of a choice that ended. 0: unknown */
@@ -67,7 +68,7 @@ struct api__request {
     const char *rest; /* of the path behind a route that ends in '/'; valid while answering */
     char *body;
     size_t len, cap;
-    size_t counted; /* among the server's body_bytes */
+    size_t counted;     /* among the server's body_bytes */
     uint64_t discarded; /* bytes of a body that nobody will read */
     struct api__fault fault;
     unsigned status; /* answered with */

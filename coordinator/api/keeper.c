@@ -117,15 +117,10 @@ static void take_up_all(struct api_server *server)
     }
 }
 
-/* What a later server needs to know of the cluster. */
-static void note_cluster(struct api_server *server)
+/* What a later server needs to know of the cluster: who the workers are and what was measured
+ * between them, which takes the loop some time to tell where they are many. */
+static void note_memory(struct api_server *server)
 {
-    struct coord_status status;
-    struct proto_error error;
-    if (!server->journal || coord_engine_status(server->engine, &status, &error))
-        return;
-    coord_journal_note_epoch(server->journal, status.epoch);
-    coord_status_finish(&status);
     char *memory = coord_engine_memory(server->engine);
     if (memory && (!server->memory || strcmp(memory, server->memory) != 0)) {
         coord_journal_set(server->journal, "workers", memory);
@@ -134,6 +129,22 @@ static void note_cluster(struct api_server *server)
         memory = NULL;
     }
     free(memory);
+}
+
+/* A new epoch may be of other workers, so it is not waited for the second to be over. */
+static void note_cluster(struct api_server *server, bool second_over)
+{
+    struct coord_status status;
+    struct proto_error error;
+    if (!server->journal || coord_engine_status(server->engine, &status, &error))
+        return;
+    bool new_epoch = status.epoch != server->noted_epoch;
+    server->noted_epoch = status.epoch;
+    coord_status_finish(&status);
+    if (new_epoch)
+        coord_journal_note_epoch(server->journal, server->noted_epoch);
+    if (new_epoch || second_over)
+        note_memory(server);
 }
 
 static void *keep(void *user)
@@ -151,11 +162,12 @@ static void *keep(void *user)
         }
         take_up_all(server);
         release_all(server);
-        if (now_ns - measured_ns >= SECOND_NS) {
+        bool second_over = now_ns - measured_ns >= SECOND_NS;
+        if (second_over) {
             api__note_speed(server, (double)(now_ns - measured_ns) / 1e9);
             measured_ns = now_ns;
         }
-        note_cluster(server);
+        note_cluster(server, second_over);
         api__after_ms(&end, KEEPER_MS);
         pthread_mutex_lock(&server->mutex);
         if (!server->keeper_ends)

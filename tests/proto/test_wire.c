@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "proto/wire.h"
+#include "tests/proto/wire_samples.h"
 
 #include <CUnit/Basic.h>
 #include <math.h>
@@ -9,438 +9,6 @@
 
 #define FIRST_KIND PROTO_MSG_HELLO
 #define LAST_KIND  PROTO_MSG_RELEASE
-
-static struct proto_range ranges[] = {{0, 0, 7, PROTO_WANT_LAST, 64},
-                                      {4095, PROTO_MAX_CONTEXT - 1, 1, PROTO_WANT_ALL, 0},
-                                      {17, 300, 2, PROTO_WANT_NONE, PROTO_MAX_CANDIDATES}};
-static uint32_t drops[] = {3, 0, 4095};
-static struct proto_stage_time times[] = {{1, 2, 3, 4, 5, 6}, {UINT64_MAX, 7, 8, 9, 10, 11}};
-static struct proto_result_row rows[] = {{0, 6, 64, 1.5f}, {1, 12345678, 0, -3.25e8f}};
-static struct proto_host_time host_times[] = {{255, 1, 2, 3, 4, 5, 6},
-                                              {0, UINT64_MAX, 300, 0, 0, 0, 1}};
-static struct proto_host hosts[] = {{(char *)"tcp://[::1]:10", (char *)"w\xc3\xb6rker", {3}},
-                                    {(char *)"", (char *)"other", {4, 5}}};
-static struct proto_part parts[] = {{0, 1, PROTO_MAX_LAYERS, 0, 64, 0, 2},
-                                    {1, 4, 5, 1000, PROTO_MAX_EXPERTS, 63, PROTO_MAX_SLICES}};
-static struct proto_source sources[] = {{(char *)"tcp://[::1]:11", {6}}, {(char *)"", {7, 8}}};
-static struct proto_held held[] = {
-    {0, 17, 3}, {4095, PROTO_MAX_CONTEXT, 0}, {9, 0, PROTO_MAX_CONTEXT}};
-static uint8_t askers[][PROTO_KEY_BYTES] = {{6}, {7, 8}, {9}};
-static char *files[] = {(char *)"/a/b.gguf", (char *)""};
-
-/* A message of the kind with every field set to something of its own. Borrows static memory. */
-static struct proto_msg sample(enum proto_kind kind)
-{
-    struct proto_msg msg = {.kind = kind};
-    switch (kind) {
-    case PROTO_MSG_HELLO:
-        msg.hello = (struct proto_hello){.version = PROTO_WIRE_VERSION,
-                                         .name = (char *)"w\xc3\xb6rker",
-                                         .endpoint = (char *)"tcp://[::1]:9",
-                                         .expert_endpoint = (char *)"tcp://[::1]:10",
-                                         .memory_bytes = 1ull << 40,
-                                         .threads = 48,
-                                         .epoch = 1ull << 62,
-                                         .isa = (char *)"avx512"};
-        memset(msg.hello.proof, 0x5a, PROTO_KEY_BYTES);
-        break;
-    case PROTO_MSG_WELCOME:
-        msg.welcome = (struct proto_welcome){3, 500, 3000, true};
-        break;
-    case PROTO_MSG_REFUSE:
-        msg.refuse = (struct proto_refuse){PROTO_VERSION, (char *)"version 2, not 1"};
-        break;
-    case PROTO_MSG_PING:
-        msg.ping.sent_ns = 0x0123456789abcdef;
-        break;
-    case PROTO_MSG_PONG:
-        msg.pong = (struct proto_pong){11, 12, 13, 14, 15, true};
-        break;
-    case PROTO_MSG_LOAD:
-        msg.load = (struct proto_load){.epoch = 2,
-                                       .has_stage = true,
-                                       .hosts = hosts,
-                                       .n_hosts = 2,
-                                       .self = 1,
-                                       .parts = parts,
-                                       .n_parts = 2,
-                                       .askers = askers,
-                                       .n_askers = 3,
-                                       .stage = 1,
-                                       .n_stages = 3,
-                                       .layer_first = 4,
-                                       .layer_end = 9,
-                                       .embed = true,
-                                       .head = true,
-                                       .kv_type = 1,
-                                       .ctx = PROTO_MAX_CONTEXT,
-                                       .max_seqs = 6,
-                                       .max_rows = 512,
-                                       .inexact = true,
-                                       .next_endpoint = (char *)"ipc://@x",
-                                       .synthetic = (char *)"scout:Q4_0",
-                                       .files = files,
-                                       .n_files = 2};
-        memset(msg.load.next_key, 1, PROTO_KEY_BYTES);
-        memset(msg.load.previous_key, 2, PROTO_KEY_BYTES);
-        break;
-    case PROTO_MSG_PROGRESS:
-        msg.progress = (struct proto_progress){1, 2, 3, 4};
-        break;
-    case PROTO_MSG_READY:
-        msg.ready = (struct proto_ready){5, 6, 7, 8};
-        break;
-    case PROTO_MSG_FAILED:
-        msg.failed = (struct proto_failed){9, 10, PROTO_CAPACITY, (char *)"too small"};
-        break;
-    case PROTO_MSG_WANT:
-        msg.want = (struct proto_want){1, PROTO_MAX_TENSORS - 1};
-        break;
-    case PROTO_MSG_HASHES:
-        msg.hashes = (struct proto_hashes){2, 3, sources, 2};
-        break;
-    case PROTO_MSG_FETCH:
-        msg.fetch = (struct proto_fetch){
-            1, 2, 3, PROTO_PIECE_BYTES - PROTO_CHUNK_BYTES, PROTO_CHUNK_BYTES, {9, 8}};
-        break;
-    case PROTO_MSG_CHUNK:
-        msg.chunk = (struct proto_chunk){1, 2, 3, 4};
-        break;
-    case PROTO_MSG_LINK:
-    case PROTO_MSG_LINKED:
-        msg.link.epoch = 77 + (uint64_t)kind;
-        break;
-    case PROTO_MSG_BATCH:
-        msg.batch =
-            (struct proto_batch){3, 4, ranges, 3, drops, 3, times, 2, host_times, 2, true, 256};
-        break;
-    case PROTO_MSG_RESULT:
-        msg.result = (struct proto_result){5, 6, 202048, true, rows, 2, times, 2, host_times, 2};
-        break;
-    case PROTO_MSG_BYE:
-        msg.bye.drained = true;
-        break;
-    case PROTO_MSG_MEASURE:
-        msg.measure.bytes = 1u << 30;
-        break;
-    case PROTO_MSG_MEASURED:
-        msg.measured.read_bytes_s = 40.25e9;
-        break;
-    case PROTO_MSG_PROFILE:
-        msg.profile = (struct proto_profile){.free_bytes = 3ull << 34,
-                                             .read_bytes_s = 40.5e9,
-                                             .float_ops_s = 1.25e11,
-                                             .wake_s = 2e-5,
-                                             .run_s = 3e-6,
-                                             .disk_bytes_s = 1.5e9,
-                                             .machine = 0xfedcba9876543210u,
-                                             .machine_read_bytes_s = 5e10,
-                                             .machine_ops_s = 9e11,
-                                             .types = {{8, 7.5e10, 8e11}, {12, 9e10, 1e12}},
-                                             .n_types = 2};
-        break;
-    case PROTO_MSG_PROBE:
-        msg.probe = (struct proto_probe){.number = 9, .endpoint = (char *)"tcp://10.0.0.2:7"};
-        memset(msg.probe.key, 4, PROTO_KEY_BYTES);
-        break;
-    case PROTO_MSG_PROBED:
-        msg.probed = (struct proto_probed){9, 3e-4, 1.1e8};
-        break;
-    case PROTO_MSG_ECHO:
-        msg.echo.number = 12;
-        memset(msg.echo.proof, 5, PROTO_KEY_BYTES);
-        break;
-    case PROTO_MSG_ECHOED:
-        msg.echoed.number = 13;
-        break;
-    case PROTO_MSG_EXPERTS:
-        msg.experts = (struct proto_experts){11, 12, PROTO_MAX_LAYERS - 1};
-        break;
-    case PROTO_MSG_EXPERTS_DONE:
-        msg.experts_done =
-            (struct proto_experts_done){13, 14, PROTO_NOTFOUND, (char *)"no such expert", 15};
-        break;
-    case PROTO_MSG_USAGE:
-        break;
-    case PROTO_MSG_USED:
-        msg.used = (struct proto_used){17, 18, 19, PROTO_MAX_EXPERTS};
-        break;
-    case PROTO_MSG_COMMIT:
-    case PROTO_MSG_COMMITTED:
-        msg.commit = (struct proto_commit){20, 21, held, 3};
-        break;
-    case PROTO_MSG_RELEASE:
-        msg.release = (struct proto_release){22, true};
-        break;
-    }
-    return msg;
-}
-
-static void check_hello(const struct proto_hello *a, const struct proto_hello *b)
-{
-    CU_ASSERT_EQUAL(a->version, b->version);
-    CU_ASSERT_STRING_EQUAL(a->name, b->name);
-    CU_ASSERT_EQUAL(memcmp(a->proof, b->proof, PROTO_KEY_BYTES), 0);
-    CU_ASSERT_STRING_EQUAL(a->endpoint, b->endpoint);
-    CU_ASSERT_STRING_EQUAL(a->expert_endpoint, b->expert_endpoint);
-    CU_ASSERT_EQUAL(a->memory_bytes, b->memory_bytes);
-    CU_ASSERT_EQUAL(a->epoch, b->epoch);
-    CU_ASSERT_EQUAL(a->threads, b->threads);
-    CU_ASSERT_STRING_EQUAL(a->isa, b->isa);
-}
-
-static void check_load(const struct proto_load *a, const struct proto_load *b)
-{
-    CU_ASSERT_EQUAL(a->epoch, b->epoch);
-    CU_ASSERT_EQUAL(a->stage, b->stage);
-    CU_ASSERT_EQUAL(a->n_stages, b->n_stages);
-    CU_ASSERT_EQUAL(a->layer_first, b->layer_first);
-    CU_ASSERT_EQUAL(a->layer_end, b->layer_end);
-    CU_ASSERT_EQUAL(a->embed, b->embed);
-    CU_ASSERT_EQUAL(a->head, b->head);
-    CU_ASSERT_EQUAL(a->kv_type, b->kv_type);
-    CU_ASSERT_EQUAL(a->ctx, b->ctx);
-    CU_ASSERT_EQUAL(a->max_seqs, b->max_seqs);
-    CU_ASSERT_EQUAL(a->max_rows, b->max_rows);
-    CU_ASSERT_EQUAL(a->inexact, b->inexact);
-    CU_ASSERT_STRING_EQUAL(a->next_endpoint, b->next_endpoint);
-    CU_ASSERT_STRING_EQUAL(a->synthetic, b->synthetic);
-    CU_ASSERT_EQUAL(memcmp(a->next_key, b->next_key, PROTO_KEY_BYTES), 0);
-    CU_ASSERT_EQUAL(memcmp(a->previous_key, b->previous_key, PROTO_KEY_BYTES), 0);
-    CU_ASSERT_EQUAL_FATAL(a->n_files, b->n_files);
-    for (uint32_t i = 0; i < a->n_files; i++)
-        CU_ASSERT_STRING_EQUAL(a->files[i], b->files[i]);
-    CU_ASSERT_EQUAL(a->has_stage, b->has_stage);
-    CU_ASSERT_EQUAL(a->self, b->self);
-    CU_ASSERT_EQUAL_FATAL(a->n_hosts, b->n_hosts);
-    for (uint32_t i = 0; i < a->n_hosts; i++) {
-        CU_ASSERT_STRING_EQUAL(a->hosts[i].endpoint, b->hosts[i].endpoint);
-        CU_ASSERT_STRING_EQUAL(a->hosts[i].name, b->hosts[i].name);
-        CU_ASSERT_EQUAL(memcmp(a->hosts[i].key, b->hosts[i].key, PROTO_KEY_BYTES), 0);
-    }
-    CU_ASSERT_EQUAL_FATAL(a->n_parts, b->n_parts);
-    CU_ASSERT_EQUAL(memcmp(a->parts, b->parts, a->n_parts * sizeof *a->parts), 0);
-    CU_ASSERT_EQUAL_FATAL(a->n_askers, b->n_askers);
-    CU_ASSERT_EQUAL(memcmp(a->askers, b->askers, a->n_askers * PROTO_KEY_BYTES), 0);
-}
-
-static void check_host_times(const struct proto_host_time *a, uint32_t n_a,
-                             const struct proto_host_time *b, uint32_t n_b)
-{
-    CU_ASSERT_EQUAL_FATAL(n_a, n_b);
-    CU_ASSERT_EQUAL(memcmp(a, b, n_a * sizeof *a), 0);
-}
-
-static void check_batch(const struct proto_batch *a, const struct proto_batch *b)
-{
-    CU_ASSERT_EQUAL(a->epoch, b->epoch);
-    CU_ASSERT_EQUAL(a->batch, b->batch);
-    CU_ASSERT_EQUAL_FATAL(a->n_ranges, b->n_ranges);
-    for (uint32_t i = 0; i < a->n_ranges; i++) {
-        CU_ASSERT_EQUAL(a->ranges[i].seq, b->ranges[i].seq);
-        CU_ASSERT_EQUAL(a->ranges[i].pos, b->ranges[i].pos);
-        CU_ASSERT_EQUAL(a->ranges[i].n, b->ranges[i].n);
-        CU_ASSERT_EQUAL(a->ranges[i].want, b->ranges[i].want);
-        CU_ASSERT_EQUAL(a->ranges[i].candidates, b->ranges[i].candidates);
-    }
-    CU_ASSERT_EQUAL(a->replay, b->replay);
-    CU_ASSERT_EQUAL(a->stop, b->stop);
-    CU_ASSERT_EQUAL_FATAL(a->n_drops, b->n_drops);
-    CU_ASSERT_EQUAL(memcmp(a->drops, b->drops, a->n_drops * sizeof *a->drops), 0);
-    CU_ASSERT_EQUAL_FATAL(a->n_times, b->n_times);
-    CU_ASSERT_EQUAL(memcmp(a->times, b->times, a->n_times * sizeof *a->times), 0);
-    check_host_times(a->host_times, a->n_host_times, b->host_times, b->n_host_times);
-}
-
-static void check_result(const struct proto_result *a, const struct proto_result *b)
-{
-    CU_ASSERT_EQUAL(a->epoch, b->epoch);
-    CU_ASSERT_EQUAL(a->batch, b->batch);
-    CU_ASSERT_EQUAL(a->n_vocab, b->n_vocab);
-    CU_ASSERT_EQUAL(a->last, b->last);
-    CU_ASSERT_EQUAL_FATAL(a->n_rows, b->n_rows);
-    for (uint32_t i = 0; i < a->n_rows; i++) {
-        CU_ASSERT_EQUAL(a->rows[i].range, b->rows[i].range);
-        CU_ASSERT_EQUAL(a->rows[i].pos, b->rows[i].pos);
-        CU_ASSERT_EQUAL(a->rows[i].count, b->rows[i].count);
-        CU_ASSERT_EQUAL(a->rows[i].lse, b->rows[i].lse);
-    }
-    CU_ASSERT_EQUAL_FATAL(a->n_times, b->n_times);
-    CU_ASSERT_EQUAL(memcmp(a->times, b->times, a->n_times * sizeof *a->times), 0);
-    check_host_times(a->host_times, a->n_host_times, b->host_times, b->n_host_times);
-}
-
-#define SAME(field) CU_ASSERT_EQUAL(a->field, b->field)
-
-static void check_plain(const struct proto_msg *a, const struct proto_msg *b)
-{
-    switch (a->kind) {
-    case PROTO_MSG_WELCOME:
-        SAME(welcome.worker);
-        SAME(welcome.ping_ms);
-        SAME(welcome.deadline_ms);
-        SAME(welcome.profile);
-        break;
-    case PROTO_MSG_PING:
-        SAME(ping.sent_ns);
-        break;
-    case PROTO_MSG_PONG:
-        SAME(pong.ping_sent_ns);
-        SAME(pong.received_ns);
-        SAME(pong.sent_ns);
-        SAME(pong.steps);
-        SAME(pong.rss_bytes);
-        SAME(pong.computing);
-        break;
-    case PROTO_MSG_PROGRESS:
-        SAME(progress.epoch);
-        SAME(progress.done_bytes);
-        SAME(progress.total_bytes);
-        SAME(progress.fetched_bytes);
-        break;
-    case PROTO_MSG_READY:
-        SAME(ready.epoch);
-        SAME(ready.weight_bytes);
-        SAME(ready.kv_limit_bytes);
-        SAME(ready.scratch_bytes);
-        break;
-    case PROTO_MSG_WANT:
-        SAME(want.epoch);
-        SAME(want.tensor);
-        break;
-    case PROTO_MSG_HASHES:
-        SAME(hashes.epoch);
-        SAME(hashes.tensor);
-        CU_ASSERT_EQUAL_FATAL(a->hashes.n_sources, b->hashes.n_sources);
-        for (uint32_t i = 0; i < a->hashes.n_sources; i++) {
-            const struct proto_source *x = &a->hashes.sources[i], *y = &b->hashes.sources[i];
-            CU_ASSERT_STRING_EQUAL(x->endpoint, y->endpoint);
-            CU_ASSERT_EQUAL(memcmp(x->key, y->key, PROTO_KEY_BYTES), 0);
-        }
-        break;
-    case PROTO_MSG_FETCH:
-        SAME(fetch.epoch);
-        SAME(fetch.tensor);
-        SAME(fetch.piece);
-        SAME(fetch.offset);
-        SAME(fetch.bytes);
-        CU_ASSERT_EQUAL(memcmp(a->fetch.proof, b->fetch.proof, PROTO_KEY_BYTES), 0);
-        break;
-    case PROTO_MSG_CHUNK:
-        SAME(chunk.epoch);
-        SAME(chunk.tensor);
-        SAME(chunk.piece);
-        SAME(chunk.offset);
-        break;
-    case PROTO_MSG_LINK:
-    case PROTO_MSG_LINKED:
-        SAME(link.epoch);
-        break;
-    case PROTO_MSG_MEASURE:
-        SAME(measure.bytes);
-        break;
-    case PROTO_MSG_MEASURED:
-        SAME(measured.read_bytes_s);
-        break;
-    case PROTO_MSG_PROBED:
-        SAME(probed.number);
-        SAME(probed.rtt_s);
-        SAME(probed.bytes_s);
-        break;
-    case PROTO_MSG_ECHO:
-        SAME(echo.number);
-        CU_ASSERT_EQUAL(memcmp(a->echo.proof, b->echo.proof, PROTO_KEY_BYTES), 0);
-        break;
-    case PROTO_MSG_ECHOED:
-        SAME(echoed.number);
-        break;
-    case PROTO_MSG_EXPERTS:
-        SAME(experts.epoch);
-        SAME(experts.number);
-        SAME(experts.layer);
-        break;
-    case PROTO_MSG_USED:
-        SAME(used.epoch);
-        SAME(used.layer_first);
-        SAME(used.n_layers);
-        SAME(used.n_experts);
-        break;
-    case PROTO_MSG_BYE:
-        SAME(bye.drained);
-        break;
-    case PROTO_MSG_RELEASE:
-        SAME(release.epoch);
-        SAME(release.older);
-        break;
-    default:
-        break;
-    }
-}
-
-static void check_profile(const struct proto_profile *a, const struct proto_profile *b)
-{
-    SAME(free_bytes);
-    SAME(read_bytes_s);
-    SAME(float_ops_s);
-    SAME(wake_s);
-    SAME(run_s);
-    SAME(disk_bytes_s);
-    SAME(machine);
-    SAME(machine_read_bytes_s);
-    SAME(machine_ops_s);
-    CU_ASSERT_EQUAL_FATAL(a->n_types, b->n_types);
-    for (uint32_t i = 0; i < a->n_types; i++) {
-        SAME(types[i].type);
-        SAME(types[i].row_ops_s);
-        SAME(types[i].rows_ops_s);
-    }
-}
-
-static void check_same(const struct proto_msg *a, const struct proto_msg *b)
-{
-    CU_ASSERT_EQUAL_FATAL(a->kind, b->kind);
-    switch (a->kind) {
-    case PROTO_MSG_HELLO:
-        check_hello(&a->hello, &b->hello);
-        break;
-    case PROTO_MSG_REFUSE:
-        SAME(refuse.status);
-        CU_ASSERT_STRING_EQUAL(a->refuse.text, b->refuse.text);
-        break;
-    case PROTO_MSG_LOAD:
-        check_load(&a->load, &b->load);
-        break;
-    case PROTO_MSG_FAILED:
-        SAME(failed.epoch);
-        SAME(failed.batch);
-        SAME(failed.status);
-        CU_ASSERT_STRING_EQUAL(a->failed.text, b->failed.text);
-        break;
-    case PROTO_MSG_BATCH:
-        check_batch(&a->batch, &b->batch);
-        break;
-    case PROTO_MSG_RESULT:
-        check_result(&a->result, &b->result);
-        break;
-    case PROTO_MSG_PROFILE:
-        check_profile(&a->profile, &b->profile);
-        break;
-    case PROTO_MSG_PROBE:
-        SAME(probe.number);
-        CU_ASSERT_STRING_EQUAL(a->probe.endpoint, b->probe.endpoint);
-        CU_ASSERT_EQUAL(memcmp(a->probe.key, b->probe.key, PROTO_KEY_BYTES), 0);
-        break;
-    case PROTO_MSG_EXPERTS_DONE:
-        SAME(experts_done.epoch);
-        SAME(experts_done.number);
-        SAME(experts_done.status);
-        SAME(experts_done.compute_ns);
-        CU_ASSERT_STRING_EQUAL(a->experts_done.text, b->experts_done.text);
-        break;
-    default:
-        check_plain(a, b);
-    }
-}
 
 static uint8_t *encode(const struct proto_msg *msg, size_t *len)
 {
@@ -471,11 +39,11 @@ static enum proto_status decode_copy(const uint8_t *bytes, size_t len, struct pr
 static void test_every_kind_round_trips(void)
 {
     for (int kind = FIRST_KIND; kind <= LAST_KIND; kind++) {
-        struct proto_msg msg = sample((enum proto_kind)kind), back;
+        struct proto_msg msg = wire_sample((enum proto_kind)kind), back;
         size_t len;
         uint8_t *bytes = encode(&msg, &len);
         CU_ASSERT_EQUAL_FATAL(decode_copy(bytes, len, &back), PROTO_OK);
-        check_same(&msg, &back);
+        wire_check_same(&msg, &back);
         proto_msg_finish(&back);
         CU_ASSERT_EQUAL(back.kind, 0);
         free(bytes);
@@ -484,7 +52,7 @@ static void test_every_kind_round_trips(void)
 
 static void test_null_strings_are_empty(void)
 {
-    struct proto_msg msg = sample(PROTO_MSG_HELLO), back;
+    struct proto_msg msg = wire_sample(PROTO_MSG_HELLO), back;
     msg.hello.name = msg.hello.endpoint = msg.hello.isa = NULL;
     size_t len;
     uint8_t *bytes = encode(&msg, &len);
@@ -498,7 +66,7 @@ static void test_null_strings_are_empty(void)
 /* A coordinator that does not know the field means an exact cluster. */
 static void test_loads_are_exact_unless_told(void)
 {
-    struct proto_msg msg = sample(PROTO_MSG_LOAD), back;
+    struct proto_msg msg = wire_sample(PROTO_MSG_LOAD), back;
     uint8_t *told, *untold;
     size_t told_len, len;
     struct proto_error error;
@@ -516,7 +84,7 @@ static void test_loads_are_exact_unless_told(void)
 static void test_every_truncation_is_survived(void)
 {
     for (int kind = FIRST_KIND; kind <= LAST_KIND; kind++) {
-        struct proto_msg msg = sample((enum proto_kind)kind), back;
+        struct proto_msg msg = wire_sample((enum proto_kind)kind), back;
         size_t len;
         uint8_t *bytes = encode(&msg, &len);
         for (size_t cut = 0; cut < len; cut++) {
@@ -531,7 +99,7 @@ static void test_flipped_bytes_are_survived(void)
 {
     uint32_t random = 1;
     for (int kind = FIRST_KIND; kind <= LAST_KIND; kind++) {
-        struct proto_msg msg = sample((enum proto_kind)kind), back;
+        struct proto_msg msg = wire_sample((enum proto_kind)kind), back;
         size_t len;
         uint8_t *bytes = encode(&msg, &len);
         for (int round = 0; round < 2000 && len > 0; round++) {
@@ -582,7 +150,7 @@ static void refuse(const struct proto_msg *msg)
 
 #define REFUSE(kind, change)                                                                       \
     do {                                                                                           \
-        struct proto_msg m = sample(kind);                                                         \
+        struct proto_msg m = wire_sample(kind);                                                    \
         change;                                                                                    \
         refuse(&m);                                                                                \
     } while (0)
@@ -787,7 +355,7 @@ static void test_texts_are_fit_to_show(void)
         {"\xc2\x85", "??"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct proto_msg msg = sample(PROTO_MSG_FAILED), back;
+        struct proto_msg msg = wire_sample(PROTO_MSG_FAILED), back;
         msg.failed.text = (char *)cases[i][0];
         size_t len;
         uint8_t *bytes = encode(&msg, &len);
@@ -800,14 +368,16 @@ static void test_texts_are_fit_to_show(void)
 
 static void test_payload_of_a_result(void)
 {
-    struct proto_result result = {.batch = 1, .n_vocab = 1000, .rows = rows, .n_rows = 2};
+    struct proto_result result = wire_sample(PROTO_MSG_RESULT).result;
+    const struct proto_batch batch = wire_sample(PROTO_MSG_BATCH).batch;
+    result.n_vocab = 1000;
     struct proto_error error;
     CU_ASSERT_EQUAL(proto_result_check(&result, 64 * 8 + 1000 * 4, &error), PROTO_OK);
     CU_ASSERT_EQUAL(proto_result_check(&result, 64 * 8 + 1000 * 4 - 1, &error), PROTO_FORMAT);
     CU_ASSERT_EQUAL(proto_result_check(&result, 0, &error), PROTO_FORMAT);
     result.n_rows = 0;
     CU_ASSERT_EQUAL(proto_result_check(&result, 0, &error), PROTO_OK);
-    CU_ASSERT_EQUAL(proto_batch_rows(&(struct proto_batch){.ranges = ranges, .n_ranges = 3}), 10);
+    CU_ASSERT_EQUAL(proto_batch_rows(&batch), 10);
 }
 
 static void test_kinds_have_names(void)
