@@ -5,7 +5,8 @@
 
 #include "proto/wire.h"
 
-/* A message of the kind with every field set to something of its own. Borrows static memory. */
+/* A message of the kind with every field set to something of its own, or an empty one of a
+ * kind that there is not. Borrows static memory. */
 struct proto_msg wire_sample(enum proto_kind kind);
 
 /* Asserts that both are of one kind and have the same fields. */
