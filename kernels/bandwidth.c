@@ -44,21 +44,28 @@ static double now_s(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
 enum proto_status kern_read_bandwidth(struct kern_pool *pool, size_t bytes, unsigned rounds,
-                                      double *result, struct proto_error *error)
+                                      struct kern_bandwidth *result, struct proto_error *error)
 {
     enum proto_status status = PROTO_OK;
+    double speeds[KERN_MAX_READ_ROUNDS];
     size_t n_chunks = bytes / CHUNK_BYTES;
     struct reading *reading = aligned_alloc(64, sizeof(*reading));
-    *result = 0;
+    *result = (struct kern_bandwidth){0};
     if (!reading)
         return proto_fail_nomem(error, sizeof(*reading), "measuring the read bandwidth");
     memset(reading, 0, sizeof(*reading));
-    if (!n_chunks || !rounds) {
+    if (!n_chunks || !rounds || rounds > KERN_MAX_READ_ROUNDS) {
         status = proto_fail(error, PROTO_INVALID,
-                            "read bandwidth: expected at least %zu bytes and 1 round, found %zu "
-                            "and %u; ask for more",
-                            CHUNK_BYTES, bytes, rounds);
+                            "read bandwidth: expected at least %zu bytes and 1 to %u rounds, "
+                            "found %zu and %u; ask for that",
+                            CHUNK_BYTES, KERN_MAX_READ_ROUNDS, bytes, rounds);
         goto done;
     }
     reading->data = aligned_alloc(64, n_chunks * CHUNK_BYTES);
@@ -70,9 +77,10 @@ enum proto_status kern_read_bandwidth(struct kern_pool *pool, size_t bytes, unsi
     for (unsigned r = 0; r < rounds; r++) {
         double start = now_s();
         kern_pool_run(pool, n_chunks, 1, read_chunks, reading);
-        double speed = (double)(n_chunks * CHUNK_BYTES) / (now_s() - start);
-        *result = speed > *result ? speed : *result;
+        speeds[r] = (double)(n_chunks * CHUNK_BYTES) / (now_s() - start);
     }
+    qsort(speeds, rounds, sizeof *speeds, by_value);
+    *result = (struct kern_bandwidth){.best = speeds[rounds - 1], .typical = speeds[rounds / 2]};
 done:
     free(reading->data);
     free(reading);

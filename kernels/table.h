@@ -226,12 +226,15 @@ typedef void kern_delta_fn(const struct kern_delta *a);
 /* Matrix functions are indexed by kern_type number. */
 #define KERN_TYPE_SLOTS 40
 
+#define KERN_ALL_ROWS UINT32_MAX
+
 struct kern_table {
     enum kern_isa isa;
     const char *name; /* "portable", "avx2", "avx512", "amx", "neon", "i8mm" */
     kern_matmul_fn *matmul[KERN_TYPE_SLOTS]; /* NULL: no kernel for this type */
-    /* Whether matmul itself keeps what it reads in the cache: all rows should come in one call. */
-    bool takes_all_rows[KERN_TYPE_SLOTS];
+    /* Rows that a call of matmul should have, where there are as many: fewer are dear, as it unpacks
+     * the weights once a call. KERN_ALL_ROWS: it keeps what it reads in the cache itself. */
+    uint32_t least_rows[KERN_TYPE_SLOTS];
     kern_quantize_fn *quantize[3]; /* by enum kern_act; [KERN_ACT_F32] copies */
     kern_rms_norm_fn *rms_norm;
     kern_rope_fn *rope;

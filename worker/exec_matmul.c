@@ -3,13 +3,11 @@
 #include "worker/exec_state.h"
 
 #include "kernels/blas.h"
+#include "worker/cut.h"
 #include "worker/lazy.h"
 
-/* Weight bytes that a chunk of a product of one row streams, and that a chunk of a product of many
- * rows keeps in the cache; the operand bytes of the rows that pass over it at a time. */
-#define STREAM_BYTES  65536u
-#define CACHED_BYTES  262144u
-#define OPERAND_BYTES 524288u
+/* Weight bytes and rows of products that are not worth waking threads for. */
+#define FEW_BYTES 65536u
 
 size_t worker__panels(const struct shard_weight *w)
 {
@@ -31,18 +29,8 @@ static size_t blas_rows(const struct worker_exec *e, const struct shard_weight *
 size_t worker__panels_a_chunk(const struct worker_exec *e, const struct shard_weight *w, uint64_t k,
                               size_t n_rows)
 {
-    size_t panel = kern_panel_bytes(w->type, k), threads = e->n_threads;
-    size_t most = (n_rows == 1 ? STREAM_BYTES : CACHED_BYTES) / panel;
-    if (n_rows > 1) {
-        if (e->table->takes_all_rows[w->type->type])
-            most = worker__panels(w);
-        /* Enough chunks that no thread waits long for the last. */
-        size_t fair = worker__panels(w) / (8 * threads);
-        most = fair < most ? fair : most;
-    }
-    most = most ? most : 1;
-    if (n_rows > 1 && most > 1)
-        most -= most % 2; /* kernels may take two panels at a time */
+    size_t most = worker_cut_panels(e->table, w->type->type, kern_panel_bytes(w->type, k),
+                                    worker__panels(w), n_rows, e->n_threads);
     /* Whole products of OpenBLAS's, so that its sums do not depend on the chunks. An expert has
      * more than one row only where the mean is more than one. */
     if (n_rows > 1 && blas_rows(e, w) != SIZE_MAX)
@@ -70,10 +58,7 @@ void worker__multiply_segment(const struct worker_exec *e, int32_t w, size_t mat
         kern_blas_matmul(weight->type, y, ldy, panels, end - first, x, x_bytes, n_rows, k);
         return;
     }
-    size_t block = OPERAND_BYTES / x_bytes / 4 * 4;
-    block = block < 4 ? 4 : block;
-    if (e->table->takes_all_rows[weight->type->type])
-        block = n_rows;
+    size_t block = worker_cut_rows(e->table, weight->type->type, x_bytes, n_rows);
     for (size_t r = 0; r < n_rows; r += block) {
         size_t n = n_rows - r < block ? n_rows - r : block;
         e->table->matmul[weight->type->type](y + r * ldy, ldy, panels, end - first, x + r * x_bytes,
@@ -168,7 +153,7 @@ void worker__matmuls_run(struct worker_exec *e, const struct worker__step *step,
         items += n_mats(op) * matrix_chunks(&job, op, &panels);
         bytes += shard_weight_bytes(&e->program->weights[op->w]);
     }
-    if (bytes * n_rows < STREAM_BYTES)
+    if (bytes * n_rows < FEW_BYTES)
         matmul_items(&job, 0, items, 0);
     else
         kern_pool_run(e->pool, items, 1, matmul_items, &job);

@@ -13,29 +13,30 @@
 
 #include "kernels/bandwidth.h"
 #include "kernels/machine.h"
+#include "worker/cut.h"
 
-#define K           2048u /* of the products */
-#define MANY_ROWS   512u
-#define SEED_PANELS 8u
-#define STREAM_BYTES                                                                               \
-    65536u                   /* weight bytes of a chunk for one row, and for many; the rows' bytes \
-                              */
-#define CACHED_BYTES 262144u /* that pass over it at a time (exec_matmul.c) */
+#define K            2048u /* of the products */
+#define MANY_ROWS    512u
+#define SEED_PANELS  8u
 #define FEWEST_BYTES ((size_t)4 << 20) /* where there is hardly any memory */
 #define LEAST_BYTES  ((size_t)64 << 20)
 #define MOST_BYTES   ((size_t)512 << 20)
 #define READ_ROUNDS  8u
+#define MOST_PASSES  1024u
 #define ROW_PASSES   16u   /* passes of one row over all weights */
-#define ROW_S        0.06  /* for which a measurement goes on */
+#define ROW_S        0.04  /* for which a measurement goes on */
 #define PROBE_S      0.004 /* that looks whether it would take long */
-#define ROWS_S       0.08
+#define ROWS_S       0.05
 #define ATTENTION_S  0.08
 #define MEETINGS     128u
 #define MEETINGS_S   0.06
 #define MEET_S       0.0005 /* for which threads wait for one another on a machine that is busy */
 
-static const enum kern_type types[] = {KERN_Q8_0, KERN_Q4_0, KERN_Q4_K,   KERN_Q6_K,
-                                       KERN_Q2_K, KERN_F16,  KERN_IQ2_XXS};
+/* Of those that models come in; of others the planner thinks as of the slowest of these. */
+static const enum kern_type types[] = {KERN_Q8_0,  KERN_Q4_0,   KERN_Q4_K,    KERN_Q6_K,
+                                       KERN_Q2_K,  KERN_F16,    KERN_IQ2_XXS, KERN_Q3_K,
+                                       KERN_Q5_K,  KERN_IQ4_XS, KERN_MXFP4,   KERN_IQ3_XXS,
+                                       KERN_IQ3_S, KERN_IQ2_XS, KERN_IQ1_S,   KERN_BF16};
 
 struct bench {
     const struct worker_profile_options *options;
@@ -56,6 +57,18 @@ double worker__profile_now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+double worker__profile_median(double *times, size_t n)
+{
+    qsort(times, n, sizeof *times, by_value);
+    return times[n / 2];
+}
+
 static bool cancelled(const struct worker_profile_options *options)
 {
     return options->cancel && atomic_load(options->cancel);
@@ -66,24 +79,23 @@ static enum proto_status fail_cancelled(struct proto_error *error)
     return proto_fail(error, PROTO_CANCELLED, "measuring was cancelled");
 }
 
-/* Seconds of the fastest of the passes that fit into `budget_s`; one at least, and where the
- * machine is busy three within as many times the budget. Passes are short, so that some of them
- * are not interrupted. next(arg), unless it is NULL, is called between two. */
-static double best_pass(kern_pool_fn *fn, void *arg, struct kern_pool *pool, size_t n_items,
-                        double budget_s, void (*next)(void *arg))
+/* Seconds of a typical pass of those that fit into `budget_s`; one at least, and where the machine
+ * is busy three within as many times the budget. next(arg), unless it is NULL, is called between
+ * two. */
+static double typical_pass(kern_pool_fn *fn, void *arg, struct kern_pool *pool, size_t n_items,
+                           double budget_s, void (*next)(void *arg))
 {
-    double start = worker__profile_now(), before = start, best = INFINITY, spent;
-    unsigned passes = 0;
+    double start = worker__profile_now(), before = start, spent, times[MOST_PASSES];
+    size_t n = 0;
     do {
         kern_pool_run(pool, n_items, 1, fn, arg);
-        double now = worker__profile_now();
-        best = now - before < best ? now - before : best;
+        times[n++] = worker__profile_now() - before;
         if (next)
             next(arg);
         before = worker__profile_now();
         spent = before - start;
-    } while (spent < budget_s || (++passes < 3 && spent < 3 * budget_s));
-    return best > 1e-9 ? best : 1e-9;
+    } while (n < MOST_PASSES && (spent < budget_s || (n < 3 && spent < 3 * budget_s)));
+    return fmax(worker__profile_median(times, n), 1e-9);
 }
 
 /* Several times what the last cache holds, of a part of the free memory. */
@@ -173,18 +185,15 @@ static void next_panels(void *arg)
 /* Operations a second of n_rows rows by n_panels panels, in passes until the budget is spent. */
 static double rate_of(struct bench *b, size_t n_rows, size_t n_panels, double budget_s)
 {
-    size_t threads = kern_pool_threads(b->options->pool), fair = n_panels / (8 * threads);
-    bool all_rows = b->options->table->takes_all_rows[b->type->type];
-    size_t most = (n_rows == 1 ? STREAM_BYTES : CACHED_BYTES) / b->panel_bytes;
-    if (n_rows > 1 && (all_rows || fair < most))
-        most = fair;
+    const struct kern_table *table = b->options->table;
     b->first_panel = 0;
     b->n_rows = n_rows;
     b->n_panels = n_panels;
-    b->chunk_panels = most ? most : 1;
-    b->block_rows = all_rows ? n_rows : CACHED_BYTES / b->x_bytes / 4 * 4;
+    b->chunk_panels = worker_cut_panels(table, b->type->type, b->panel_bytes, n_panels, n_rows,
+                                        kern_pool_threads(b->options->pool));
+    b->block_rows = worker_cut_rows(table, b->type->type, b->x_bytes, n_rows);
     size_t chunks = (n_panels + b->chunk_panels - 1) / b->chunk_panels;
-    double seconds = best_pass(multiply, b, b->options->pool, chunks, budget_s, next_panels);
+    double seconds = typical_pass(multiply, b, b->options->pool, chunks, budget_s, next_panels);
     return 2.0 * (double)n_rows * (double)n_panels * KERN_PANEL * K / seconds;
 }
 
@@ -305,7 +314,7 @@ static enum proto_status measure_attention(struct proto_profile *out,
                           .out = memory + kv + scratch,
                           .q = q};
     size_t items = 4 * (threads < HEADS ? HEADS : threads);
-    double seconds = best_pass(attend, &a, options->pool, items, ATTENTION_S, NULL);
+    double seconds = typical_pass(attend, &a, options->pool, items, ATTENTION_S, NULL);
     out->float_ops_s = 4.0 * (double)items * QUERIES * DIM * POSITIONS / seconds;
     free(memory);
     return PROTO_OK;
@@ -338,19 +347,17 @@ static double time_meeting(struct kern_pool *pool)
     return worker__profile_now() - start;
 }
 
-/* The shortest, as for rates: no neighbour held a thread up. `pause`: before each, NULL for none.
- */
+/* `pause`: before each, NULL for none. */
 static double meeting_time(struct kern_pool *pool, const struct timespec *pause)
 {
-    double best = INFINITY, start = worker__profile_now();
-    for (unsigned i = 0; i < MEETINGS; i++) {
+    double times[MEETINGS], start = worker__profile_now();
+    size_t n = 0;
+    while (n < MEETINGS && (n == 0 || worker__profile_now() - start < MEETINGS_S)) {
         if (pause)
             nanosleep(pause, NULL);
-        best = fmin(best, time_meeting(pool));
-        if (worker__profile_now() - start > MEETINGS_S)
-            break;
+        times[n++] = time_meeting(pool);
     }
-    return best;
+    return worker__profile_median(times, n);
 }
 
 /* The threads sleep after 50 microseconds without work (pool.h). */
@@ -376,6 +383,16 @@ static void raise_read_rate(struct proto_profile *out)
 
 /* ---- the machine ---- */
 
+static enum proto_status measure_reading(struct kern_pool *pool, double *bytes_s,
+                                         struct proto_error *error)
+{
+    struct kern_bandwidth speed;
+    enum proto_status status =
+        kern_read_bandwidth(pool, weights_bytes(), READ_ROUNDS, &speed, error);
+    *bytes_s = speed.typical;
+    return status;
+}
+
 /* What other workers of this machine may leave: what all processors do together. Those that this
  * process may not run on are taken to be like the others. */
 static enum proto_status measure_machine(struct proto_profile *out,
@@ -391,8 +408,7 @@ static enum proto_status measure_machine(struct proto_profile *out,
         machine.n_types = 0;
         status = kern_pool_create(&all.pool, usable, error);
         if (!status)
-            status = kern_read_bandwidth(all.pool, weights_bytes(), READ_ROUNDS,
-                                         &machine.read_bytes_s, error);
+            status = measure_reading(all.pool, &machine.read_bytes_s, error);
         if (!status)
             status = measure_products(&machine, 1, &all, error);
         kern_pool_destroy(all.pool == options->pool ? NULL : all.pool);
@@ -412,8 +428,7 @@ enum proto_status worker__profile_compute(struct proto_profile *out,
     enum proto_status status;
     if (cancelled(options))
         return fail_cancelled(error);
-    if ((status = kern_read_bandwidth(options->pool, weights_bytes(), READ_ROUNDS,
-                                      &out->read_bytes_s, error)) ||
+    if ((status = measure_reading(options->pool, &out->read_bytes_s, error)) ||
         (status = measure_attention(out, options, error)))
         return status;
     measure_pool(out, options->pool);

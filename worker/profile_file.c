@@ -16,7 +16,7 @@
 
 #define MAGIC       "CARAVANP"
 #define MAGIC_BYTES 8u
-#define LAYOUT      2 /* changes when the same numbers come to mean something else */
+#define LAYOUT      3 /* changes when the same numbers come to mean something else */
 #define MOST_BYTES  8192u
 
 /* What the first processor is called: its model's name, or where there is none (ARM) the numbers of

@@ -107,13 +107,6 @@ static enum proto_status time_batch(struct layers *l, uint32_t rows, double *sec
     return status;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-/* A quarter of the batches are faster: neighbours on the memory's bus come and go. */
 static enum proto_status typical_batch(struct layers *l, uint32_t rows, double *seconds,
                                        struct proto_error *error)
 {
@@ -122,8 +115,7 @@ static enum proto_status typical_batch(struct layers *l, uint32_t rows, double *
     enum proto_status status = time_batch(l, rows, seconds, error);
     while (!status && n < MOST_PASSES && (n < LEAST || worker__profile_now() - start < BUDGET_S))
         status = time_batch(l, rows, &times[n++], error);
-    qsort(times, n, sizeof *times, by_value);
-    *seconds = times[n / 4];
+    *seconds = n > 0 ? worker__profile_median(times, n) : *seconds;
     return status;
 }
 

@@ -36,4 +36,8 @@ enum proto_status worker__profile_write(const struct proto_profile *profile, con
 /* Seconds of a monotonic clock. */
 double worker__profile_now(void);
 
+/* The typical one of n > 0 times, which it sorts. What a machine can do is what it does most of the
+ * time: programs beside it, and other computers' on the same memory bus, come and go. */
+double worker__profile_median(double *times, size_t n);
+
 #endif

@@ -167,7 +167,7 @@ static inline void replace(struct kern_table *t, enum kern_type type, kern_matmu
 {
     below[type] = t->matmul[type];
     t->matmul[type] = matmul;
-    t->takes_all_rows[type] = true;
+    t->least_rows[type] = KERN_ALL_ROWS;
 }
 
 /* Defines matmul_NAME of a type: prepare, add_NAME and a struct state over `least` rows or more. */

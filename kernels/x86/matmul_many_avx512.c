@@ -258,7 +258,11 @@ static void run(const struct kernel *kernel, float *y, size_t ldy, const char *w
 /* With fewer rows, unpacking costs more than it brings. */
 #define LEAST_ROWS 24
 
-/* The same of the IQ types, whose fewer rows go one by one. */
+/* With more in a call, a product takes up to a tenth less time; sums of so many stay in the first
+ * cache. */
+#define CALL_ROWS 224
+
+/* LEAST_ROWS of the IQ types, whose fewer rows go one by one. */
 #define LEAST_IQ  3
 #define LEAST_IQ1 2
 
@@ -302,6 +306,7 @@ static void replace(struct kern_table *t, enum kern_type type, kern_matmul_fn *m
 {
     few[type] = t->matmul[type];
     t->matmul[type] = matmul;
+    t->least_rows[type] = CALL_ROWS;
 }
 
 void kern_init_matmul_many_avx512(struct kern_table *t)

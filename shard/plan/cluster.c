@@ -246,21 +246,33 @@ void plan_cluster_destroy(struct plan_cluster *cluster)
     free(cluster);
 }
 
+/* The slowest of the types that were measured and are kept in blocks, or not; 0: none. */
+static double slowest_rate(const double rates[KERN_TYPE_SLOTS], bool blocks)
+{
+    double slowest = 0;
+    for (uint32_t t = 0; t < KERN_TYPE_SLOTS; t++) {
+        const struct kern_type_info *type = kern_type_find(t);
+        if (rates[t] > 0 && type && (type->block > 1) == blocks)
+            slowest = slowest > 0 ? fmin(slowest, rates[t]) : rates[t];
+    }
+    return slowest;
+}
+
 /* Operations over the time that they take by type; 0: nothing was measured. */
 static double mean_rate(const double rates[KERN_TYPE_SLOTS], const double ops[KERN_TYPE_SLOTS])
 {
-    double slowest = 0, sum = 0, seconds = 0;
-    for (int t = 0; t < KERN_TYPE_SLOTS; t++) {
-        if (rates[t] > 0 && (slowest <= 0 || rates[t] < slowest))
-            slowest = rates[t];
-    }
-    if (slowest <= 0)
+    double slowest[] = {slowest_rate(rates, false), slowest_rate(rates, true)};
+    double sum = 0, seconds = 0;
+    if (slowest[0] <= 0 && slowest[1] <= 0)
         return 0;
-    for (int t = 0; t < KERN_TYPE_SLOTS; t++) {
+    for (int kind = 0; kind < 2; kind++)
+        slowest[kind] = slowest[kind] > 0 ? slowest[kind] : slowest[1 - kind];
+    for (uint32_t t = 0; t < KERN_TYPE_SLOTS; t++) {
+        const struct kern_type_info *type = kern_type_find(t);
         sum += ops[t];
-        seconds += ops[t] / (rates[t] > 0 ? rates[t] : slowest);
+        seconds += ops[t] / (rates[t] > 0 ? rates[t] : slowest[type && type->block > 1]);
     }
-    return sum > 0 ? sum / seconds : slowest;
+    return sum > 0 ? sum / seconds : fmin(slowest[0], slowest[1]);
 }
 
 void plan_device_rate(struct plan_device *device, const struct plan_type_rates *rates,

@@ -210,6 +210,13 @@ static void test_rates(void)
     plan_device_rate(&d, &rates, ops);
     CU_ASSERT_DOUBLE_EQUAL(d.ops_row_s, 4e9 / 0.02, 1);
     CU_ASSERT_DOUBLE_EQUAL(d.ops_rows_s, 4e11, 1);
+    rates.row_s[KERN_F16] = 1e10; /* tells nothing of types that come in blocks */
+    ops[KERN_IQ4_NL] = 1e9;
+    plan_device_rate(&d, &rates, ops);
+    CU_ASSERT_DOUBLE_EQUAL(d.ops_row_s, 5e9 / 0.03, 1);
+    ops[KERN_BF16] = 1e9;
+    plan_device_rate(&d, &rates, ops);
+    CU_ASSERT_DOUBLE_EQUAL(d.ops_row_s, 6e9 / 0.13, 1);
 }
 
 /* ---- placements ---- */

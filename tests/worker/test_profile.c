@@ -52,7 +52,7 @@ static void check_plausible(const struct proto_profile *p)
     CU_ASSERT(p->disk_bytes_s >= 0 && p->disk_bytes_s < 1e13);
     CU_ASSERT(p->machine_read_bytes_s >= p->read_bytes_s);
     CU_ASSERT(p->machine_ops_s >= p->types[0].rows_ops_s);
-    CU_ASSERT_EQUAL(p->n_types, 7);
+    CU_ASSERT_EQUAL(p->n_types, PROTO_MAX_PROFILE_TYPES);
     for (uint32_t i = 0; i < p->n_types; i++) {
         const struct proto_type_rate *rate = &p->types[i];
         CU_ASSERT_PTR_NOT_NULL(kern_type_find(rate->type));
