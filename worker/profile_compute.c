@@ -22,6 +22,8 @@
 #define LEAST_BYTES  ((size_t)64 << 20)
 #define MOST_BYTES   ((size_t)512 << 20)
 #define READ_ROUNDS  8u
+#define SCRUB_WORDS  8192u /* that a thread takes at a time */
+#define LINE_WORDS   8u
 #define MOST_PASSES  1024u
 #define ROW_PASSES   16u   /* passes of one row over all weights */
 #define ROW_S        0.04  /* for which a measurement goes on */
@@ -45,6 +47,7 @@ struct bench {
     float *y;
     size_t bytes; /* of weights */
     size_t x_bytes;
+    struct worker__profile_other other;
     /* The product at hand. */
     size_t n_panels, panel_bytes, chunk_panels, n_rows, block_rows;
     size_t first_panel; /* of a pass, which covers n_panels */
@@ -99,7 +102,7 @@ static double typical_pass(kern_pool_fn *fn, void *arg, struct kern_pool *pool, 
 }
 
 /* Several times what the last cache holds, of a part of the free memory. */
-static size_t weights_bytes(void)
+size_t worker__profile_bytes(void)
 {
     long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
     uint64_t bytes = cache > 0 ? (uint64_t)cache * 4 : 2 * LEAST_BYTES;
@@ -108,6 +111,38 @@ static size_t weights_bytes(void)
     if (free_part && bytes > free_part)
         bytes = free_part < FEWEST_BYTES ? FEWEST_BYTES : free_part;
     return (size_t)bytes & ~(size_t)63;
+}
+
+/* ---- the caches ---- */
+
+enum proto_status worker__profile_other_create(struct worker__profile_other *other,
+                                               struct proto_error *error)
+{
+    other->n_words = worker__profile_bytes() / sizeof *other->words;
+    other->words = calloc(other->n_words, sizeof *other->words);
+    return other->words ? PROTO_OK
+                        : proto_fail_nomem(error, other->n_words * sizeof *other->words,
+                                           "memory to fill caches with");
+}
+
+void worker__profile_other_finish(struct worker__profile_other *other)
+{
+    free(other->words);
+    *other = (struct worker__profile_other){0};
+}
+
+/* A line of each. Written, as memory that never was is one page of zeros. */
+static void touch(void *arg, size_t first, size_t last, unsigned thread)
+{
+    (void)thread;
+    const struct worker__profile_other *other = arg;
+    for (size_t i = first * SCRUB_WORDS; i < last * SCRUB_WORDS; i += LINE_WORDS)
+        other->words[i]++;
+}
+
+void worker__profile_scrub(struct worker__profile_other *other, struct kern_pool *pool)
+{
+    kern_pool_run(pool, other->n_words / SCRUB_WORDS, 1, touch, other);
 }
 
 /* ---- products ---- */
@@ -178,8 +213,10 @@ static void next_panels(void *arg)
 {
     struct bench *b = arg;
     b->first_panel += b->n_panels;
-    if (b->first_panel + b->n_panels > b->bytes / b->panel_bytes)
-        b->first_panel = 0;
+    if (b->first_panel + b->n_panels <= b->bytes / b->panel_bytes)
+        return;
+    b->first_panel = 0;
+    worker__profile_scrub(&b->other, b->options->pool);
 }
 
 /* Operations a second of n_rows rows by n_panels panels, in passes until the budget is spent. */
@@ -238,9 +275,9 @@ static enum proto_status measure_products(struct proto_profile *out, size_t n,
                                           const struct worker_profile_options *options,
                                           struct proto_error *error)
 {
-    struct bench b = {.options = options, .bytes = weights_bytes()};
+    struct bench b = {.options = options, .bytes = worker__profile_bytes()};
     /* One row of all panels, or many of a few; of the type whose panels are smallest. */
-    size_t panels = b.bytes / kern_panel_bytes(kern_type_find(KERN_IQ2_XXS), K);
+    size_t panels = b.bytes / kern_panel_bytes(kern_type_find(KERN_IQ1_S), K);
     size_t many = many_panels(options) * MANY_ROWS, y_floats = panels > many ? panels : many;
     size_t y_bytes = y_floats * KERN_PANEL * sizeof(float);
     size_t x_bytes = MANY_ROWS * kern_act_bytes(KERN_ACT_F32, K);
@@ -250,9 +287,12 @@ static enum proto_status measure_products(struct proto_profile *out, size_t n,
     b.y = aligned_alloc(64, y_bytes);
     if (!b.weights || !b.x || !b.y)
         status = proto_fail_nomem(error, b.bytes + x_bytes + y_bytes, "measuring products");
+    if (!status)
+        status = worker__profile_other_create(&b.other, error);
     for (size_t i = 0; i < n && !status; i++)
         status =
             cancelled(options) ? fail_cancelled(error) : measure_type(&b, types[i], out, error);
+    worker__profile_other_finish(&b.other);
     free(b.weights);
     free(b.x);
     free(b.y);
@@ -388,7 +428,7 @@ static enum proto_status measure_reading(struct kern_pool *pool, double *bytes_s
 {
     struct kern_bandwidth speed;
     enum proto_status status =
-        kern_read_bandwidth(pool, weights_bytes(), READ_ROUNDS, &speed, error);
+        kern_read_bandwidth(pool, 4 * worker__profile_bytes(), READ_ROUNDS, &speed, error);
     *bytes_s = speed.typical;
     return status;
 }

@@ -17,10 +17,10 @@
 
 #define SHAPE       "llama-1b:Q4_0"
 #define TYPE        KERN_Q4_0
-#define LAYERS      4u /* more bytes than most caches hold */
+#define LAYERS      4u
 #define MOST_ROWS   128u
 #define BUDGET_S    0.2
-#define LEAST       4u  /* passes that say something */
+#define LEAST       3u  /* passes that say something */
 #define FLOOR       0.5 /* of the rate of products alone */
 #define MOST_PASSES 512u
 #define LEAST_OPS_S                                                                                \
@@ -37,6 +37,7 @@ struct layers {
     struct worker_exec *exec;
     float *x;
     size_t x_floats;
+    struct worker__profile_other other;
 };
 
 static void close_layers(struct layers *l)
@@ -47,6 +48,7 @@ static void close_layers(struct layers *l)
     shard_program_destroy(l->program);
     shard_model_destroy(l->model);
     shard_synthetic_destroy(l->synthetic);
+    worker__profile_other_finish(&l->other);
     free(l->x);
 }
 
@@ -75,6 +77,8 @@ static enum proto_status open_layers(struct layers *l, struct proto_error *error
         status = shard_program_create(&l->program, l->model, 0, LAYERS, false, false, error);
     if (!status)
         status = open_executor(l, error);
+    if (!status)
+        status = worker__profile_other_create(&l->other, error);
     if (status)
         return status;
     l->x_floats = MOST_ROWS * worker_exec_stride(l->program);
@@ -100,6 +104,7 @@ static enum proto_status time_batch(struct layers *l, uint32_t rows, double *sec
     const struct worker_batch batch = {.ranges = &range, .n_ranges = 1, .x = l->x};
     for (size_t i = 0; i < l->x_floats; i++)
         l->x[i] = (float)(i * 2654435761u >> 7 & 1023) / 512.0f - 1.0f;
+    worker__profile_scrub(&l->other, l->options->pool);
     double start = computing_s(l);
     enum proto_status status = worker_exec_run(l->exec, &batch, NULL, NULL, error);
     *seconds = computing_s(l) - start;

@@ -33,6 +33,21 @@ bool worker__profile_read(struct proto_profile *out, const char *path, const cha
 enum proto_status worker__profile_write(const struct proto_profile *profile, const char *path,
                                         const char *key, struct proto_error *error);
 
+/* Several times what the last cache holds, of a part of the free memory. */
+size_t worker__profile_bytes(void);
+
+/* Memory that passes between two over the same memory, which the caches then hold nothing of: as in
+ * a model that is larger than they are. A worker's thread pool fills them. */
+struct worker__profile_other {
+    uint64_t *words;
+    size_t n_words;
+};
+
+enum proto_status worker__profile_other_create(struct worker__profile_other *other,
+                                               struct proto_error *error);
+void worker__profile_other_finish(struct worker__profile_other *other);
+void worker__profile_scrub(struct worker__profile_other *other, struct kern_pool *pool);
+
 /* Seconds of a monotonic clock. */
 double worker__profile_now(void);
 
