@@ -3,6 +3,8 @@
 import contextlib
 import json
 import pathlib
+import statistics
+import sys
 import shutil
 import subprocess
 
@@ -88,9 +90,13 @@ def save(options, row):
 def measure_all(options, jobs, print_table):
     """Makes a row of each (title, function), shows it, and in the end the table of all."""
     rows = []
-    for title, measure in jobs:
-        if not chosen(options, f" {title}"):
-            continue
+    wanted = [job for job in jobs if chosen(options, f" {job[0]}")]
+    if not wanted:
+        print(f"measure: --only {' --only '.join(options.only)}: expected a part of a row's name, "
+              f"found it in none of {len(jobs)}:", file=sys.stderr)
+        print("\n".join(f"  {title}" for title, _ in jobs), file=sys.stderr)
+        sys.exit(2)
+    for title, measure in wanted:
         try:
             row = measure()
         except cluster.Skip as reason:
@@ -127,6 +133,16 @@ def error(predicted, measured):
 
 def percent(value):
     return f"{100 * value:+.0f}%"
+
+
+def median(rows, *path):
+    """Of a number in each of the rows, which is found by its names."""
+    values = []
+    for row in rows:
+        for name in path:
+            row = row[name]
+        values.append(row)
+    return statistics.median(values)
 
 
 def summary(what, errors):

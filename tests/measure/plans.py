@@ -21,13 +21,17 @@ PLANS = [
 ]
 
 
-def measure(world, number, plan, link):
+def measure(world, number, plan, link, rounds):
     model, name, workers, threads, how, _ = plan
-    with lab.case_of(world, f"plan-{number}") as case:
-        found = lab.bench(case, link, workers, threads, "--synthetic", model, "-p", "512", "-n",
-                          "64", "-r", "5", *how)
-    return {"model": model, "plan": name, "link": link, "prefill": found["prefill"],
-            "decode": found["decode"], "predicted": found["predicted"], "whole": found}
+    found = []
+    for i in range(rounds):
+        with lab.case_of(world, f"plan-{number}-{i}") as case:
+            found.append(lab.bench(case, link, workers, threads, "--synthetic", model, "-p", "512",
+                                   "-n", "64", "-r", "5", *how))
+    return {"model": model, "plan": name, "link": link,
+            "prefill": lab.median(found, "prefill"), "decode": lab.median(found, "decode"),
+            "predicted": {what: lab.median(found, "predicted", what)
+                          for what in ("prefill", "decode")}, "rounds": found}
 
 
 def print_table(rows):
@@ -54,6 +58,7 @@ def run(world, options):
     cases = [(plan, link) for plan in PLANS for link in plan[5]]
     lab.measure_all(options, [
         (f"{number}: {plan[0]}, {plan[1]}, {link}",
-         lambda number=number, plan=plan, link=link: measure(world, number, plan, link))
+         lambda number=number, plan=plan, link=link:
+             measure(world, number, plan, link, options.rounds))
         for number, (plan, link) in enumerate(cases)], print_table)
     return True

@@ -36,6 +36,9 @@ def arguments():
     parser.add_argument("--build", default="build", help="folder with the programs (build)")
     parser.add_argument("--only", metavar="TEXT", action="append", default=[],
                         help="rows whose name has this; may be given often")
+    parser.add_argument("--rounds", type=int, default=1, metavar="N",
+                        help="of plans: profiles and speeds are measured so often, and the medians "
+                             "shown (1)")
     parser.add_argument("--models", metavar="FOLDER", help="where models of a few GB are kept")
     parser.add_argument("--save", metavar="FILE", help="add the rows to a file, a JSON each")
     parser.add_argument("--show", metavar="FILE", help="measure nothing: the table of such a file")
@@ -52,7 +55,12 @@ def main():
     options = arguments()
     mode = importlib.import_module(options.mode)
     if options.show:
-        mode.show(pathlib.Path(options.show))
+        try:
+            mode.show(pathlib.Path(options.show))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            print(f"measure: {options.show}: expected rows that --save wrote of {options.mode}, "
+                  f"found others: {error!r}", file=sys.stderr)
+            return 2
         return 0
     with tempfile.TemporaryDirectory(prefix="caravan-measure-") as folder:
         world = cluster.World(options.build, pathlib.Path(folder))
