@@ -10,6 +10,9 @@ struct assignment {
     struct proto_host *hosts;
     struct proto_part *parts;
     uint8_t (*askers)[PROTO_KEY_BYTES];
+    uint64_t from;                /* the plan in force, 0: none */
+    struct proto_holder *holders; /* its stages */
+    uint32_t n_holders;
 };
 
 static void leave_card(void *data, void *arg)
@@ -67,6 +70,28 @@ static void fill_stage(const struct coord_engine *e, const struct coord_deployme
         memcpy(load->next_key, d->stages[stage + 1]->key, PROTO_KEY_BYTES);
 }
 
+/* Who caches what, as long as all of it is there. */
+static enum proto_status fill_holders(const struct coord_engine *e, struct assignment *a,
+                                      struct proto_error *error)
+{
+    const struct coord_deployment *d = e->current;
+    if (!engine__serving(e))
+        return PROTO_OK;
+    a->holders = calloc(d->plan->n_stages, sizeof *a->holders);
+    if (!a->holders)
+        return proto_fail_nomem(error, d->plan->n_stages * sizeof *a->holders,
+                                "the plan's messages");
+    a->from = d->epoch;
+    a->n_holders = d->plan->n_stages;
+    for (uint32_t i = 0; i < a->n_holders; i++) {
+        a->holders[i].endpoint = d->stages[i]->endpoint;
+        a->holders[i].layer_first = d->plan->stages[i].layer_first;
+        a->holders[i].layer_end = d->plan->stages[i].layer_end;
+        memcpy(a->holders[i].key, d->stages[i]->key, PROTO_KEY_BYTES);
+    }
+    return PROTO_OK;
+}
+
 static enum proto_status send_load(struct coord_engine *e, const struct coord_deployment *d,
                                    const struct coord_member *m, const struct assignment *a,
                                    struct proto_error *error)
@@ -87,7 +112,10 @@ static enum proto_status send_load(struct coord_engine *e, const struct coord_de
                                      .parts = a->parts,
                                      .n_parts = d->plan->n_parts,
                                      .askers = a->askers,
-                                     .n_askers = hosts ? d->plan->n_stages : 0}};
+                                     .n_askers = hosts ? d->plan->n_stages : 0,
+                                     .from = a->from,
+                                     .holders = a->holders,
+                                     .n_holders = a->n_holders}};
     if (m->stage >= 0)
         fill_stage(e, d, (uint32_t)m->stage, &msg.load);
     if (m->worker->local) {
@@ -118,7 +146,7 @@ static enum proto_status make_assignment(const struct coord_engine *e,
     for (size_t i = 0; i < n_files; i++)
         a->files[i] = (char *)shard_gguf_path(e->gguf, i);
     fill_hosts(d, a);
-    return PROTO_OK;
+    return fill_holders(e, a, error);
 }
 
 enum proto_status engine__assign(struct coord_engine *e, struct coord_deployment *d,
@@ -132,5 +160,6 @@ enum proto_status engine__assign(struct coord_engine *e, struct coord_deployment
     free(a.hosts);
     free(a.parts);
     free(a.askers);
+    free(a.holders);
     return status;
 }

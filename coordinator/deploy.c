@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * From a plan to its being in force. Its workers load their parts beside what they serve with; when
- * all have, and no batch is in flight any more, each is told to serve, and takes the caches of the
- * plan before over as far as it had the same layers. A worker says from which position it can go on
- * with each sequence; what the least of them lacks is computed again from the tokens, which are all
- * here. Since the result of a position does not depend on the batch it is in, nobody notices.
+ * From a plan to its being in force. Its workers load their parts beside what they serve with, and
+ * copy what others cache of layers that are to be theirs; when all have, and no batch is in flight
+ * any more, each is told to serve. It takes the caches of the plan before over as far as it had the
+ * same layers, and fetches what was cached elsewhere since it copied, as long as that plan is
+ * whole. A worker says from which position it can go on with each sequence; what the least of them
+ * lacks is computed again from the tokens, which are all here. Since the result of a position does
+ * not depend on the batch it is in, nobody notices.
  */
 #include "coordinator/parts.h"
 
@@ -98,15 +100,13 @@ void engine__on_progress(struct coord_engine *e, struct coord_worker *w,
 
 /* ---- preparing ---- */
 
-/* Workers of d that `other` has nothing for let their slices go. */
-static void release(const struct coord_deployment *d, const struct coord_deployment *other)
+/* Its workers let their slices go. */
+static void release(const struct coord_deployment *d)
 {
     struct proto_msg msg = {.kind = PROTO_MSG_RELEASE, .release = {.epoch = d->epoch}};
-    for (uint32_t i = 0; i < d->n_members; i++) {
-        struct coord_worker *w = d->members[i].worker;
-        if (engine__is_here(w) && !engine__member(other, w))
-            engine__tell(w, &msg, NULL, NULL);
-    }
+    for (uint32_t i = 0; i < d->n_members; i++)
+        if (engine__is_here(d->members[i].worker))
+            engine__tell(d->members[i].worker, &msg, NULL, NULL);
 }
 
 void engine__drop_next(struct coord_engine *e)
@@ -115,7 +115,7 @@ void engine__drop_next(struct coord_engine *e)
     if (!d)
         return;
     e->next = NULL;
-    release(d, NULL);
+    release(d);
     engine__deployment_destroy(d);
 }
 
@@ -137,7 +137,7 @@ enum proto_status engine__prepare(struct coord_engine *e, struct coord_deploymen
     enum proto_status status = engine__assign(e, e->next, error);
     /* A load takes the place of one before it. */
     if (old)
-        release(old, e->next);
+        release(old);
     engine__deployment_destroy(old);
     if (status != PROTO_OK)
         engine__drop_next(e);
@@ -185,7 +185,8 @@ static void ask_commit(struct coord_engine *e)
                             .commit = {.epoch = d->epoch,
                                        .from = e->current ? e->current->epoch : 0,
                                        .held = d->held,
-                                       .n_held = d->n_held}};
+                                       .n_held = d->n_held,
+                                       .move = engine__serving(e)}};
     for (uint32_t i = 0; i < d->n_members; i++) {
         d->members[i].committed = false;
         engine__tell(d->members[i].worker, &msg, NULL, NULL);
@@ -216,6 +217,8 @@ static void rewind_sequences(struct coord_engine *e, const struct coord_deployme
         for (uint32_t i = 0; i < d->n_held; i++) {
             if (d->held[i].seq != seq->slot)
                 continue;
+            e->caches.replayed += seq->done - d->held[i].pos;
+            e->caches.refilled += d->refills[i].end - d->refills[i].at;
             if (d->held[i].pos < seq->done)
                 proto_log(PROTO_LOG_INFO, "COORD-REPLAY", "seq=%u from=%llu to=%zu", seq->slot,
                           (unsigned long long)d->held[i].pos, seq->n_ids);
@@ -254,7 +257,7 @@ static void take_over(struct coord_engine *e)
     e->next = NULL;
     engine__deployment_set(e->current, COORD_SERVING);
     if (old)
-        release(old, e->current);
+        release(old);
     engine__deployment_destroy(old);
     e->stuck_ns = 0;
     e->stuck.status = PROTO_OK;
@@ -343,6 +346,8 @@ void engine__on_committed(struct coord_engine *e, struct coord_worker *w,
         return;
     }
     m->committed = true;
+    e->caches.moved += commit->moved;
+    e->caches.moved_bytes += commit->moved_bytes;
     if (m->stage >= 0 && d->n_held)
         memcpy(&d->answers[(size_t)m->stage * d->n_held], commit->held,
                d->n_held * sizeof *d->answers);
@@ -377,7 +382,7 @@ static void count_as_current(struct coord_engine *e)
     e->current = e->next;
     e->next = NULL;
     if (old)
-        release(old, e->current);
+        release(old);
     engine__deployment_destroy(old);
 }
 

@@ -213,6 +213,13 @@ struct coord_speed {
     uint64_t tokens, decode_ns;        /* after them */
 };
 
+/* What became of cached positions when plans changed, since the start. */
+struct coord_caches {
+    uint64_t moved, moved_bytes; /* positions that a worker took up from others, sums over workers */
+    uint64_t replayed;           /* computed again by all stages */
+    uint64_t refilled;           /* by one stage alone */
+};
+
 struct coord_status {
     char model[128];
     uint64_t epoch;
@@ -229,6 +236,7 @@ struct coord_status {
     uint32_t n_parts;
     struct shard_expert_part *parts;
     struct coord_speed speed;
+    struct coord_caches caches;
     char plan[240]; /* why it is this plan, in a line; "": nothing is known */
     uint32_t active, waiting, max_active; /* requests */
     uint64_t requests, requests_failed, prompt_tokens, generated_tokens; /* since the start */

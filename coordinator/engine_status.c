@@ -163,6 +163,7 @@ static void answer_status(void *arg)
         engine__describe_missing(e, out->missing, sizeof out->missing);
     describe_workers(e, out);
     out->speed = e->speed;
+    out->caches = e->caches;
     if (shown(e))
         snprintf(out->plan, sizeof out->plan, "%s", shown(e)->plan->why);
     if (!engine__describe_links(e, out) || !describe_parts(e, out)) {

@@ -249,6 +249,7 @@ struct coord_engine {
     uint64_t next_batch, progressed_ns;
     uint64_t requests, requests_failed, prompt_tokens, generated_tokens;
     struct coord_speed speed;
+    struct coord_caches caches;
     uint64_t quiet_ns;     /* since when nothing was computed; replan.c */
     uint64_t planned_with; /* what was known when a plan was looked for */
 

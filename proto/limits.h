@@ -6,7 +6,7 @@
 #define PROTO_LIMITS_H
 
 /* The wire's version; a worker of another version is refused with both numbers named. */
-#define PROTO_WIRE_VERSION 3u
+#define PROTO_WIRE_VERSION 4u
 
 /* Model shape (from a file's metadata). */
 #define PROTO_MAX_LAYERS       512u
@@ -37,6 +37,7 @@
 #define PROTO_MAX_STRING_BYTES  4096u
 #define PROTO_PIECE_BYTES       (64u << 20)  /* a stored piece is at most this long */
 #define PROTO_CHUNK_BYTES       (1u << 20)   /* a piece travels in chunks of this size */
+#define PROTO_MAX_KV_PAGES      256u         /* of a cache, in a message */
 #define PROTO_HASH_BYTES        32u          /* BLAKE2b-256 */
 #define PROTO_KEY_BYTES         32u          /* Curve25519, and the cluster's secret */
 

@@ -18,6 +18,10 @@ static void load_finish(struct proto_load *load)
     free(load->hosts);
     free(load->parts);
     free(load->askers);
+    if (load->holders)
+        for (uint32_t i = 0; i < load->n_holders; i++)
+            free(load->holders[i].endpoint);
+    free(load->holders);
     free(load->next_endpoint);
     free(load->synthetic);
 }
@@ -65,6 +69,9 @@ void proto_msg_finish(struct proto_msg *msg)
     case PROTO_MSG_COMMIT:
     case PROTO_MSG_COMMITTED:
         free(msg->commit.held);
+        break;
+    case PROTO_MSG_KV_HELD:
+        free(msg->kv_held.seqs);
         break;
     default:
         break;
@@ -131,6 +138,10 @@ const char *proto_kind_name(enum proto_kind kind)
         [PROTO_MSG_COMMIT] = "commit",
         [PROTO_MSG_COMMITTED] = "committed",
         [PROTO_MSG_RELEASE] = "release",
+        [PROTO_MSG_KV_ASK] = "kv_ask",
+        [PROTO_MSG_KV_HELD] = "kv_held",
+        [PROTO_MSG_KV_FETCH] = "kv_fetch",
+        [PROTO_MSG_KV_CHUNK] = "kv_chunk",
     };
     unsigned i = (unsigned)kind;
     return i < sizeof names / sizeof *names && names[i] ? names[i] : "unknown";

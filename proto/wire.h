@@ -52,7 +52,11 @@ enum proto_kind {
     PROTO_MSG_ECHOED = 29,   /* back, without payload */
     PROTO_MSG_COMMIT = 30,   /* coordinator -> worker: the slice of this epoch serves from now on */
     PROTO_MSG_COMMITTED = 31, /* worker -> coordinator: it does, and knows this of sequences */
-    PROTO_MSG_RELEASE = 32   /* coordinator -> worker: an epoch's slice is needed no more */
+    PROTO_MSG_RELEASE = 32,  /* coordinator -> worker: an epoch's slice is needed no more */
+    PROTO_MSG_KV_ASK = 33,   /* worker -> worker: what sequences does your slice cache? */
+    PROTO_MSG_KV_HELD = 34,  /* back */
+    PROTO_MSG_KV_FETCH = 35, /* worker -> worker: a part of a sequence's cache, please */
+    PROTO_MSG_KV_CHUNK = 36  /* back; payload: the bytes, none where it is not there */
 };
 
 struct proto_hello {
@@ -108,6 +112,13 @@ struct proto_part {
 
 #define PROTO_NO_HOST UINT32_MAX
 
+/* A stage of the plan in force. */
+struct proto_holder {
+    char *endpoint; /* where it listens */
+    uint8_t key[PROTO_KEY_BYTES];
+    uint32_t layer_first, layer_end;
+};
+
 struct proto_load {
     uint64_t epoch;
     bool has_stage; /* false: the worker holds experts alone, and has no layers */
@@ -131,6 +142,9 @@ struct proto_load {
     uint32_t n_parts;
     uint8_t (*askers)[PROTO_KEY_BYTES]; /* keys of the stages that may ask this host */
     uint32_t n_askers;
+    uint64_t from;                /* epoch of the plan in force; 0: nothing serves */
+    struct proto_holder *holders; /* its stages, which have the caches */
+    uint32_t n_holders;
 };
 
 struct proto_progress {
@@ -167,6 +181,48 @@ struct proto_commit {
     uint64_t from; /* COMMIT: the epoch whose caches hold the sequences; 0: none */
     struct proto_held *held;
     uint32_t n_held;
+    bool move;            /* COMMIT: the stages of `from` are there, what they hold can be had */
+    uint64_t moved;       /* COMMITTED: sum of sequences' positions that it has thanks to others */
+    uint64_t moved_bytes; /* that it had from them */
+};
+
+/* Other workers of the cluster may ask for what a slice caches. The proof is as in a hello. */
+struct proto_kv_ask {
+    uint64_t epoch; /* of the slice */
+    uint8_t proof[PROTO_KEY_BYTES];
+};
+
+/* See shard_kv_version. */
+struct proto_kv_seq {
+    uint32_t seq;
+    uint64_t version, end;
+};
+
+struct proto_kv_held {
+    uint64_t epoch;
+    struct proto_kv_seq *seqs;
+    uint32_t n_seqs;
+};
+
+/* Pages as they lie in the cache (shard/kv.h), or with n 0 a layer's recurrent state. */
+struct proto_kv_fetch {
+    uint64_t epoch;
+    uint32_t seq;
+    uint64_t version;
+    uint32_t layer;
+    uint64_t page;  /* the first */
+    uint32_t n;     /* at most PROTO_MAX_KV_PAGES */
+    uint64_t bytes; /* that the asker expects */
+    uint8_t proof[PROTO_KEY_BYTES];
+};
+
+struct proto_kv_chunk {
+    uint64_t epoch;
+    uint32_t seq;
+    uint64_t version;
+    uint32_t layer;
+    uint64_t page;
+    uint32_t n;
 };
 
 struct proto_want {
@@ -389,6 +445,10 @@ struct proto_msg {
         struct proto_bye bye;
         struct proto_release release;
         struct proto_commit commit; /* COMMIT, COMMITTED */
+        struct proto_kv_ask kv_ask;
+        struct proto_kv_held kv_held;
+        struct proto_kv_fetch kv_fetch;
+        struct proto_kv_chunk kv_chunk;
     };
 };
 

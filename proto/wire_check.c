@@ -118,6 +118,18 @@ static enum proto_status check_hosts(const struct check *c, const struct proto_l
     return number(c, "self", load->self + 1ull, 1, load->n_hosts);
 }
 
+static enum proto_status check_holders(const struct check *c, const struct proto_load *load)
+{
+    TRY(list(c, "holders", load->holders, load->n_holders, PROTO_MAX_WORKERS));
+    for (uint32_t i = 0; i < load->n_holders; i++) {
+        const struct proto_holder *holder = &load->holders[i];
+        TRY(string(c, "endpoint", holder->endpoint));
+        TRY(number(c, "layer_end", holder->layer_end, 0, PROTO_MAX_LAYERS));
+        TRY(number(c, "layer_first", holder->layer_first, 0, holder->layer_end));
+    }
+    return PROTO_OK;
+}
+
 static enum proto_status check_load(const struct check *c, const struct proto_load *load)
 {
     bool has_stage = load->has_stage;
@@ -135,6 +147,7 @@ static enum proto_status check_load(const struct check *c, const struct proto_lo
     TRY(list(c, "files", load->files, load->n_files, PROTO__MAX_FILES));
     for (uint32_t i = 0; i < load->n_files; i++)
         TRY(string(c, "files", load->files[i]));
+    TRY(check_holders(c, load));
     return check_hosts(c, load);
 }
 
@@ -269,6 +282,32 @@ static enum proto_status check_commit(const struct check *c, const struct proto_
     return PROTO_OK;
 }
 
+static enum proto_status check_kv_held(const struct check *c, const struct proto_kv_held *held)
+{
+    TRY(list(c, "seqs", held->seqs, held->n_seqs, PROTO_MAX_SEQUENCES));
+    for (uint32_t i = 0; i < held->n_seqs; i++) {
+        TRY(number(c, "seq", held->seqs[i].seq, 0, PROTO_MAX_SEQUENCES - 1));
+        TRY(number(c, "end", held->seqs[i].end, 0, PROTO_MAX_CONTEXT));
+    }
+    return PROTO_OK;
+}
+
+static enum proto_status check_kv_chunk(const struct check *c, const struct proto_kv_chunk *chunk)
+{
+    TRY(number(c, "seq", chunk->seq, 0, PROTO_MAX_SEQUENCES - 1));
+    TRY(number(c, "layer", chunk->layer, 0, PROTO_MAX_LAYERS - 1));
+    TRY(number(c, "n", chunk->n, 0, PROTO_MAX_KV_PAGES));
+    return number(c, "page", chunk->page, 0, PROTO_MAX_CONTEXT);
+}
+
+static enum proto_status check_kv_fetch(const struct check *c, const struct proto_kv_fetch *fetch)
+{
+    const struct proto_kv_chunk chunk = {
+        .seq = fetch->seq, .layer = fetch->layer, .page = fetch->page, .n = fetch->n};
+    TRY(number(c, "bytes", fetch->bytes, 1, PROTO_MAX_PAYLOAD_BYTES));
+    return check_kv_chunk(c, &chunk);
+}
+
 enum proto_status proto__msg_check(const struct proto_msg *msg, enum proto_status status,
                                    struct proto_error *error)
 {
@@ -320,6 +359,12 @@ enum proto_status proto__msg_check(const struct proto_msg *msg, enum proto_statu
     case PROTO_MSG_COMMIT:
     case PROTO_MSG_COMMITTED:
         return check_commit(&c, &msg->commit);
+    case PROTO_MSG_KV_HELD:
+        return check_kv_held(&c, &msg->kv_held);
+    case PROTO_MSG_KV_FETCH:
+        return check_kv_fetch(&c, &msg->kv_fetch);
+    case PROTO_MSG_KV_CHUNK:
+        return check_kv_chunk(&c, &msg->kv_chunk);
     case PROTO_MSG_PING:
     case PROTO_MSG_PONG:
     case PROTO_MSG_READY:
@@ -330,6 +375,7 @@ enum proto_status proto__msg_check(const struct proto_msg *msg, enum proto_statu
     case PROTO_MSG_ECHOED:
     case PROTO_MSG_USAGE:
     case PROTO_MSG_RELEASE:
+    case PROTO_MSG_KV_ASK:
         return PROTO_OK;
     }
     return proto_fail(error, status, "message of unknown kind %u", (unsigned)msg->kind);

@@ -224,6 +224,28 @@ static enum proto_status take_parts(struct proto_load *out, const Wire__Load *lo
     return PROTO_OK;
 }
 
+static enum proto_status take_holders(struct proto_load *out, const Wire__Load *load,
+                                      struct proto_error *error)
+{
+    size_t n = load->n_holder_endpoints;
+    if (n > PROTO_MAX_WORKERS || load->n_holder_layers != 2 * n ||
+        load->holder_keys.len != n * PROTO_KEY_BYTES)
+        return bad(error, "a wrong number of holders");
+    enum proto_status status = take_array(&out->holders, n, sizeof *out->holders, error);
+    if (status != PROTO_OK)
+        return status;
+    out->from = load->from;
+    out->n_holders = (uint32_t)n;
+    for (size_t i = 0; i < n && status == PROTO_OK; i++) {
+        struct proto_holder *holder = &out->holders[i];
+        memcpy(holder->key, load->holder_keys.data + i * PROTO_KEY_BYTES, PROTO_KEY_BYTES);
+        holder->layer_first = load->holder_layers[2 * i];
+        holder->layer_end = load->holder_layers[2 * i + 1];
+        status = take_text(&holder->endpoint, load->holder_endpoints[i], error);
+    }
+    return status;
+}
+
 static enum proto_status take_load(struct proto_load *out, const Wire__Load *load,
                                    struct proto_error *error)
 {
@@ -253,6 +275,8 @@ static enum proto_status take_load(struct proto_load *out, const Wire__Load *loa
         status = take_hosts(out, load, error);
     if (status == PROTO_OK)
         status = take_parts(out, load, error);
+    if (status == PROTO_OK)
+        status = take_holders(out, load, error);
     return status;
 }
 
@@ -416,10 +440,41 @@ static enum proto_status take_commit(struct proto_commit *out, const Wire__Commi
         return PROTO_NOMEM;
     out->epoch = commit->epoch;
     out->from = commit->from;
+    out->move = commit->move != 0;
+    out->moved = commit->moved;
+    out->moved_bytes = commit->moved_bytes;
     out->n_held = (uint32_t)n;
     for (size_t i = 0; i < n; i++)
         out->held[i] = (struct proto_held){commit->seq[i], commit->pos[i], commit->kept[i]};
     return PROTO_OK;
+}
+
+static enum proto_status take_kv_held(struct proto_kv_held *out, const Wire__KvHeld *held,
+                                      struct proto_error *error)
+{
+    size_t n = held->n_seq;
+    if (held->n_version != n || held->n_end != n || n > PROTO_MAX_SEQUENCES)
+        return bad(error, "a wrong number of sequences");
+    if (take_array(&out->seqs, n, sizeof *out->seqs, error) != PROTO_OK)
+        return PROTO_NOMEM;
+    out->epoch = held->epoch;
+    out->n_seqs = (uint32_t)n;
+    for (size_t i = 0; i < n; i++)
+        out->seqs[i] = (struct proto_kv_seq){held->seq[i], held->version[i], held->end[i]};
+    return PROTO_OK;
+}
+
+static enum proto_status take_kv_fetch(struct proto_kv_fetch *out, const Wire__KvPages *fetch,
+                                       struct proto_error *error)
+{
+    *out = (struct proto_kv_fetch){.epoch = fetch->epoch,
+                                   .seq = fetch->seq,
+                                   .version = fetch->version,
+                                   .layer = fetch->layer,
+                                   .page = fetch->page,
+                                   .n = fetch->n,
+                                   .bytes = fetch->bytes};
+    return take_key(out->proof, &fetch->proof, error);
 }
 
 /* The bodies without lists and strings. */
@@ -483,6 +538,14 @@ static void take_plain(struct proto_msg *out, const Wire__Msg *wire)
     case PROTO_MSG_BYE:
         out->bye.drained = wire->bye->drained != 0;
         break;
+    case PROTO_MSG_KV_CHUNK:
+        out->kv_chunk = (struct proto_kv_chunk){.epoch = wire->kv_chunk->epoch,
+                                                .seq = wire->kv_chunk->seq,
+                                                .version = wire->kv_chunk->version,
+                                                .layer = wire->kv_chunk->layer,
+                                                .page = wire->kv_chunk->page,
+                                                .n = wire->kv_chunk->n};
+        break;
     case PROTO_MSG_ECHOED:
         out->echoed.number = wire->echoed->number;
         break;
@@ -537,6 +600,13 @@ static enum proto_status take(struct proto_msg *out, const Wire__Msg *wire,
     case PROTO_MSG_COMMIT:
     case PROTO_MSG_COMMITTED:
         return take_commit(&out->commit, wire->commit, error);
+    case PROTO_MSG_KV_ASK:
+        out->kv_ask.epoch = wire->kv_ask->epoch;
+        return take_key(out->kv_ask.proof, &wire->kv_ask->proof, error);
+    case PROTO_MSG_KV_HELD:
+        return take_kv_held(&out->kv_held, wire->kv_held, error);
+    case PROTO_MSG_KV_FETCH:
+        return take_kv_fetch(&out->kv_fetch, wire->kv_fetch, error);
     default:
         take_plain(out, wire);
         return PROTO_OK;

@@ -45,6 +45,9 @@ union body {
     Wire__Used used;
     Wire__Commit commit;
     Wire__Release release;
+    Wire__KvAsk kv_ask;
+    Wire__KvHeld kv_held;
+    Wire__KvPages kv_pages;
 };
 
 static char empty[] = "";
@@ -107,18 +110,29 @@ static uint64_t *host_words(const struct proto_host_time *times)
     return (uint64_t *)(void *)(uintptr_t)times;
 }
 
-/* Strings, of which NULL is replaced, and the hosts' keys stand in scratch. */
+/* Strings, of which NULL is replaced, and keys and layers stand in scratch. */
 static enum proto_status fill_load(Wire__Load *out, const struct proto_load *load, void **scratch,
                                    struct proto_error *error)
 {
-    size_t n_hosts = load->n_hosts, n_texts = load->n_files + 2 * n_hosts;
-    size_t bytes = n_texts * sizeof(char *) + n_hosts * PROTO_KEY_BYTES;
+    size_t n_hosts = load->n_hosts, n_holders = load->n_holders;
+    size_t n_texts = load->n_files + 2 * n_hosts + n_holders;
+    size_t bytes = n_texts * sizeof(char *) + (n_hosts + n_holders) * PROTO_KEY_BYTES +
+                   2 * n_holders * sizeof(uint32_t);
     char **files = calloc(1, bytes ? bytes : 1);
     if (!files)
         return proto_fail_nomem(error, bytes, "a load message");
     *scratch = files;
     char **endpoints = files + load->n_files, **names = endpoints + n_hosts;
-    uint8_t *keys = (uint8_t *)(names + n_hosts);
+    char **holders = names + n_hosts;
+    uint32_t *layers = (uint32_t *)(holders + n_holders);
+    uint8_t *keys = (uint8_t *)(layers + 2 * n_holders);
+    uint8_t *holder_keys = keys + n_hosts * PROTO_KEY_BYTES;
+    for (size_t i = 0; i < n_holders; i++) {
+        holders[i] = text(load->holders[i].endpoint);
+        layers[2 * i] = load->holders[i].layer_first;
+        layers[2 * i + 1] = load->holders[i].layer_end;
+        memcpy(holder_keys + i * PROTO_KEY_BYTES, load->holders[i].key, PROTO_KEY_BYTES);
+    }
     for (uint32_t i = 0; i < load->n_files; i++)
         files[i] = text(load->files[i]);
     for (size_t i = 0; i < n_hosts; i++) {
@@ -132,6 +146,12 @@ static enum proto_status fill_load(Wire__Load *out, const struct proto_load *loa
     out->host_endpoints = endpoints;
     out->host_names = names;
     out->host_keys = (ProtobufCBinaryData){n_hosts * PROTO_KEY_BYTES, keys};
+    out->from = load->from;
+    out->n_holder_endpoints = n_holders;
+    out->holder_endpoints = holders;
+    out->holder_keys = (ProtobufCBinaryData){n_holders * PROTO_KEY_BYTES, holder_keys};
+    out->n_holder_layers = 2 * n_holders;
+    out->holder_layers = layers;
     out->self = load->self;
     out->n_parts = (size_t)load->n_parts * PROTO__PART_WORDS;
     out->parts = (uint32_t *)(void *)load->parts;
@@ -399,11 +419,70 @@ static enum proto_status fill_commit(Wire__Commit *out, const struct proto_commi
     wire__commit__init(out);
     out->epoch = commit->epoch;
     out->from = commit->from;
+    out->move = commit->move;
+    out->moved = commit->moved;
+    out->moved_bytes = commit->moved_bytes;
     out->n_seq = out->n_pos = out->n_kept = n;
     out->seq = seq;
     out->pos = pos;
     out->kept = kept;
     return PROTO_OK;
+}
+
+static void fill_kv_ask(Wire__KvAsk *out, const struct proto_kv_ask *ask)
+{
+    wire__kv_ask__init(out);
+    out->epoch = ask->epoch;
+    out->proof = key(ask->proof);
+}
+
+static enum proto_status fill_kv_held(Wire__KvHeld *out, const struct proto_kv_held *held,
+                                      void **scratch, struct proto_error *error)
+{
+    const size_t n = held->n_seqs;
+    size_t need = n * (2 * sizeof(uint64_t) + sizeof(uint32_t));
+    uint64_t *version = malloc(need ? need : 1);
+    if (!version)
+        return proto_fail_nomem(error, need, "a list of sequences");
+    *scratch = version;
+    uint64_t *end = version + n;
+    uint32_t *seq = (uint32_t *)(end + n);
+    for (size_t i = 0; i < n; i++) {
+        seq[i] = held->seqs[i].seq;
+        version[i] = held->seqs[i].version;
+        end[i] = held->seqs[i].end;
+    }
+    wire__kv_held__init(out);
+    out->epoch = held->epoch;
+    out->n_seq = out->n_version = out->n_end = n;
+    out->seq = seq;
+    out->version = version;
+    out->end = end;
+    return PROTO_OK;
+}
+
+static void fill_kv_chunk(Wire__KvPages *out, const struct proto_kv_chunk *chunk)
+{
+    wire__kv_pages__init(out);
+    out->epoch = chunk->epoch;
+    out->seq = chunk->seq;
+    out->version = chunk->version;
+    out->layer = chunk->layer;
+    out->page = chunk->page;
+    out->n = chunk->n;
+}
+
+static void fill_kv_fetch(Wire__KvPages *out, const struct proto_kv_fetch *fetch)
+{
+    const struct proto_kv_chunk chunk = {.epoch = fetch->epoch,
+                                         .seq = fetch->seq,
+                                         .version = fetch->version,
+                                         .layer = fetch->layer,
+                                         .page = fetch->page,
+                                         .n = fetch->n};
+    fill_kv_chunk(out, &chunk);
+    out->bytes = fetch->bytes;
+    out->proof = key(fetch->proof);
 }
 
 static void fill_probe(Wire__Probe *out, const struct proto_probe *probe)
@@ -534,6 +613,17 @@ static enum proto_status fill(union body *body, const struct proto_msg *msg, voi
     case PROTO_MSG_COMMIT:
     case PROTO_MSG_COMMITTED:
         return fill_commit(&body->commit, &msg->commit, scratch, error);
+    case PROTO_MSG_KV_ASK:
+        fill_kv_ask(&body->kv_ask, &msg->kv_ask);
+        break;
+    case PROTO_MSG_KV_HELD:
+        return fill_kv_held(&body->kv_held, &msg->kv_held, scratch, error);
+    case PROTO_MSG_KV_FETCH:
+        fill_kv_fetch(&body->kv_pages, &msg->kv_fetch);
+        break;
+    case PROTO_MSG_KV_CHUNK:
+        fill_kv_chunk(&body->kv_pages, &msg->kv_chunk);
+        break;
     case PROTO_MSG_RELEASE:
         wire__release__init(&body->release);
         body->release.epoch = msg->release.epoch;

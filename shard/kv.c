@@ -4,33 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shard/kv_state.h"
-
-#define PAGE_ALIGN 64u
-
-struct table {
-    void **pages; /* by position / SHARD_KV_PAGE_ROWS; NULL: not there */
-    size_t n_pages, capacity;
-    size_t first_kept; /* pages before this one were given back */
-};
-
-struct layer {
-    uint32_t n_head_kv;
-    size_t k_bytes, v_bytes; /* of one head's rows in a page */
-    size_t page_bytes;       /* 0: the slice keeps no keys and values of it */
-    enum shard_mask mask;
-    uint32_t window;
-};
-
-struct shard_kv {
-    enum kern_kv type;
-    uint32_t layer_first, n_layers, max_seqs;
-    uint64_t ctx, max_bytes, used_bytes;
-    struct layer *layers;
-    struct table *tables; /* [seq][layer] */
-    struct shard__states *states;
-    uint64_t *ends; /* position after the last of each sequence */
-};
+#include "shard/kv_parts.h"
 
 enum proto_status shard_kv_check(const struct shard_model *m, enum kern_kv type,
                                  struct proto_error *error)
@@ -51,18 +25,21 @@ enum proto_status shard_kv_check(const struct shard_model *m, enum kern_kv type,
     return PROTO_OK;
 }
 
-static struct layer layer_of(const struct shard_program *program, uint32_t il, enum kern_kv type)
+static struct shard__kv_layer layer_of(const struct shard_program *program, uint32_t il,
+                                       enum kern_kv type)
 {
     const struct shard_model *m = program->model;
     const struct shard_layer *l = &m->layers[il];
-    struct layer layer = {.n_head_kv = l->n_head_kv, .mask = l->mask, .window = l->window};
+    struct shard__kv_layer layer = {
+        .n_head_kv = l->n_head_kv, .mask = l->mask, .window = l->window};
     layer.k_bytes = SHARD_KV_PAGE_ROWS * kern_kv_bytes(type, l->head_dim_k);
     if (!m->mla.kv_rank)
         layer.v_bytes = SHARD_KV_PAGE_ROWS * kern_kv_bytes(type, l->head_dim_v);
     if (l->delta || !shard_keeps_kv(m, program->layer_first, program->layer_end, il))
         return layer;
     size_t bytes = l->n_head_kv * (layer.k_bytes + layer.v_bytes);
-    layer.page_bytes = (bytes + PAGE_ALIGN - 1) / PAGE_ALIGN * PAGE_ALIGN;
+    layer.page_bytes =
+        (bytes + SHARD__KV_PAGE_ALIGN - 1) / SHARD__KV_PAGE_ALIGN * SHARD__KV_PAGE_ALIGN;
     return layer;
 }
 
@@ -70,7 +47,7 @@ uint64_t shard_kv_bytes(const struct shard_program *program, enum kern_kv type, 
 {
     uint64_t sum = shard__states_bytes(program, n);
     for (uint32_t il = shard_program_cache_first(program); il < program->layer_end; il++) {
-        struct layer layer = layer_of(program, il, type);
+        struct shard__kv_layer layer = layer_of(program, il, type);
         uint64_t rows = n;
         if (layer.mask != SHARD_MASK_CAUSAL && rows > layer.window + PROTO_MAX_BATCH_ROWS)
             rows = layer.window + PROTO_MAX_BATCH_ROWS;
@@ -114,7 +91,8 @@ enum proto_status shard_kv_create(struct shard_kv **out, const struct shard_prog
     kv->layers = calloc(n_layers + 1, sizeof kv->layers[0]);
     kv->tables = calloc(n_tables + 1, sizeof kv->tables[0]);
     kv->ends = calloc(options->max_seqs, sizeof kv->ends[0]);
-    if (!kv->layers || !kv->tables || !kv->ends) {
+    kv->versions = calloc(options->max_seqs, sizeof kv->versions[0]);
+    if (!kv->layers || !kv->tables || !kv->ends || !kv->versions) {
         shard_kv_destroy(kv);
         return proto_fail_nomem(error, n_tables * sizeof kv->tables[0], "the KV page tables");
     }
@@ -133,21 +111,23 @@ void shard_kv_destroy(struct shard_kv *kv)
 {
     if (!kv)
         return;
-    for (uint32_t seq = 0; kv->tables && seq < kv->max_seqs; seq++)
+    for (uint32_t seq = 0; kv->tables && kv->ends && kv->versions && seq < kv->max_seqs; seq++)
         shard_kv_drop(kv, seq);
     shard__states_destroy(kv->states);
     free(kv->layers);
     free(kv->tables);
     free(kv->ends);
+    free(kv->versions);
     free(kv);
 }
 
-static struct table *table_of(const struct shard_kv *kv, uint32_t seq, uint32_t i)
+struct shard__kv_table *shard__kv_table(const struct shard_kv *kv, uint32_t seq, uint32_t i)
 {
     return &kv->tables[(size_t)seq * kv->n_layers + i];
 }
 
-static void release(struct shard_kv *kv, uint32_t i, struct table *t, size_t first, size_t end)
+void shard__kv_release(struct shard_kv *kv, uint32_t i, struct shard__kv_table *t, size_t first,
+                       size_t end)
 {
     for (size_t page = first; page < end && page < t->n_pages; page++) {
         if (t->pages[page])
@@ -162,9 +142,9 @@ static void release(struct shard_kv *kv, uint32_t i, struct table *t, size_t fir
 static bool can_continue(const struct shard_kv *kv, uint32_t seq, uint64_t pos)
 {
     for (uint32_t i = 0; i < kv->n_layers; i++) {
-        const struct layer *layer = &kv->layers[i];
+        const struct shard__kv_layer *layer = &kv->layers[i];
         uint64_t first = shard_mask_first(layer->mask, layer->window, pos);
-        if (first < pos && first / SHARD_KV_PAGE_ROWS < table_of(kv, seq, i)->first_kept)
+        if (first < pos && first / SHARD_KV_PAGE_ROWS < shard__kv_table(kv, seq, i)->first_kept)
             return false;
     }
     return shard__states_can(kv->states, seq, kv->ends[seq], pos);
@@ -208,7 +188,8 @@ static enum proto_status check_range(const struct shard_kv *kv, uint32_t seq, ui
     return PROTO_OK;
 }
 
-static enum proto_status grow_table(struct table *t, size_t n_pages, struct proto_error *error)
+enum proto_status shard__kv_grow(struct shard__kv_table *t, size_t n_pages,
+                                 struct proto_error *error)
 {
     if (n_pages > t->capacity) {
         size_t capacity = t->capacity * 2 > n_pages ? t->capacity * 2 : n_pages;
@@ -231,7 +212,7 @@ static uint64_t missing_bytes(const struct shard_kv *kv, uint32_t seq, size_t fi
     uint32_t blocks = shard__states_needed(kv->states, next);
     uint64_t bytes = blocks > held ? (blocks - held) * shard__states_block(kv->states) : 0;
     for (uint32_t i = 0; i < kv->n_layers; i++) {
-        const struct table *t = table_of(kv, seq, i);
+        const struct shard__kv_table *t = shard__kv_table(kv, seq, i);
         for (size_t page = first; page < end; page++)
             bytes += page >= t->n_pages || !t->pages[page] ? kv->layers[i].page_bytes : 0;
     }
@@ -239,13 +220,14 @@ static uint64_t missing_bytes(const struct shard_kv *kv, uint32_t seq, size_t fi
 }
 
 /* taken: for each page of [first, end), whether it is new, for an undo. */
-static enum proto_status take_pages(struct shard_kv *kv, uint32_t i, struct table *t, size_t first,
-                                    size_t end, bool *taken, struct proto_error *error)
+static enum proto_status take_pages(struct shard_kv *kv, uint32_t i, struct shard__kv_table *t,
+                                    size_t first, size_t end, bool *taken,
+                                    struct proto_error *error)
 {
     for (size_t page = first; page < end; page++) {
         if (t->pages[page])
             continue;
-        t->pages[page] = aligned_alloc(PAGE_ALIGN, kv->layers[i].page_bytes);
+        t->pages[page] = aligned_alloc(SHARD__KV_PAGE_ALIGN, kv->layers[i].page_bytes);
         if (!t->pages[page])
             return proto_fail_nomem(error, kv->layers[i].page_bytes, "a KV page");
         taken[page - first] = true;
@@ -263,10 +245,10 @@ static enum proto_status take_all(struct shard_kv *kv, uint32_t seq, size_t firs
         return proto_fail_nomem(error, kv->n_layers * span, "KV pages");
     enum proto_status status = PROTO_OK;
     for (uint32_t i = 0; i < kv->n_layers && status == PROTO_OK; i++) {
-        struct table *t = table_of(kv, seq, i);
+        struct shard__kv_table *t = shard__kv_table(kv, seq, i);
         if (kv->layers[i].page_bytes == 0)
             continue;
-        status = grow_table(t, end, error);
+        status = shard__kv_grow(t, end, error);
         if (status == PROTO_OK)
             status = take_pages(kv, i, t, first, end, taken + i * span, error);
     }
@@ -274,13 +256,13 @@ static enum proto_status take_all(struct shard_kv *kv, uint32_t seq, size_t firs
         uint32_t i = (uint32_t)(j / span);
         size_t page = first + j % span;
         if (taken[j])
-            release(kv, i, table_of(kv, seq, i), page, page + 1);
+            shard__kv_release(kv, i, shard__kv_table(kv, seq, i), page, page + 1);
     }
     free(taken);
     return status;
 }
 
-static void give_back_states(struct shard_kv *kv, uint32_t seq, uint32_t n)
+void shard__kv_give_back_states(struct shard_kv *kv, uint32_t seq, uint32_t n)
 {
     uint32_t held = shard__states_held(kv->states, seq);
     shard__states_give_back(kv->states, seq, n);
@@ -288,8 +270,8 @@ static void give_back_states(struct shard_kv *kv, uint32_t seq, uint32_t n)
         kv->used_bytes -= (held - n) * shard__states_block(kv->states);
 }
 
-static enum proto_status take_states(struct shard_kv *kv, uint32_t seq, uint32_t n,
-                                     struct proto_error *error)
+enum proto_status shard__kv_take_states(struct shard_kv *kv, uint32_t seq, uint32_t n,
+                                        struct proto_error *error)
 {
     uint32_t held = shard__states_held(kv->states, seq);
     if (n <= held)
@@ -317,20 +299,21 @@ enum proto_status shard_kv_reserve(struct shard_kv *kv, uint32_t seq, uint64_t p
                           (unsigned long long)kv->max_bytes, n, seq, (unsigned long long)need,
                           (unsigned long long)(need - (kv->max_bytes - kv->used_bytes)));
     uint32_t held = shard__states_held(kv->states, seq);
-    status = take_states(kv, seq, shard__states_needed(kv->states, pos + n), error);
+    status = shard__kv_take_states(kv, seq, shard__states_needed(kv->states, pos + n), error);
     if (status == PROTO_OK)
         status = take_all(kv, seq, first, end, error);
     if (status != PROTO_OK) {
-        give_back_states(kv, seq, held);
+        shard__kv_give_back_states(kv, seq, held);
         return status;
     }
     shard__states_move(kv->states, seq, kv->ends[seq], pos, pos + n);
     for (uint32_t i = 0; i < kv->n_layers; i++) {
-        struct table *t = table_of(kv, seq, i);
-        release(kv, i, t, end, t->n_pages);
+        struct shard__kv_table *t = shard__kv_table(kv, seq, i);
+        shard__kv_release(kv, i, t, end, t->n_pages);
         t->n_pages = end < t->n_pages ? end : t->n_pages;
         t->first_kept = first < t->first_kept ? first : t->first_kept;
     }
+    kv->versions[seq] += pos < kv->ends[seq];
     kv->ends[seq] = pos + n;
     return PROTO_OK;
 }
@@ -340,11 +323,11 @@ void shard_kv_trim(struct shard_kv *kv, uint32_t seq, uint64_t next)
     if (seq >= kv->max_seqs)
         return;
     for (uint32_t i = 0; i < kv->n_layers; i++) {
-        const struct layer *layer = &kv->layers[i];
-        struct table *t = table_of(kv, seq, i);
+        const struct shard__kv_layer *layer = &kv->layers[i];
+        struct shard__kv_table *t = shard__kv_table(kv, seq, i);
         uint64_t first = shard_mask_first(layer->mask, layer->window, next);
         size_t keep = first / SHARD_KV_PAGE_ROWS;
-        release(kv, i, t, t->first_kept, keep);
+        shard__kv_release(kv, i, t, t->first_kept, keep);
         t->first_kept = keep > t->first_kept ? keep : t->first_kept;
     }
 }
@@ -354,66 +337,14 @@ void shard_kv_drop(struct shard_kv *kv, uint32_t seq)
     if (seq >= kv->max_seqs)
         return;
     for (uint32_t i = 0; i < kv->n_layers; i++) {
-        struct table *t = table_of(kv, seq, i);
-        release(kv, i, t, 0, t->n_pages);
+        struct shard__kv_table *t = shard__kv_table(kv, seq, i);
+        shard__kv_release(kv, i, t, 0, t->n_pages);
         free(t->pages);
-        *t = (struct table){0};
+        *t = (struct shard__kv_table){0};
     }
-    give_back_states(kv, seq, 0);
+    shard__kv_give_back_states(kv, seq, 0);
     kv->ends[seq] = 0;
-}
-
-/* Whether every layer that kv keeps is in `from` in the same form. */
-static bool covers(const struct shard_kv *from, const struct shard_kv *kv)
-{
-    if (kv->type != from->type || kv->layer_first < from->layer_first ||
-        kv->layer_first + kv->n_layers > from->layer_first + from->n_layers)
-        return false;
-    for (uint32_t i = 0; i < kv->n_layers; i++) {
-        const struct layer *a = &kv->layers[i];
-        const struct layer *b = &from->layers[kv->layer_first - from->layer_first + i];
-        if (a->page_bytes && (a->page_bytes != b->page_bytes || a->k_bytes != b->k_bytes))
-            return false;
-    }
-    return shard__states_cover(from->states, kv->states);
-}
-
-static void move_table(struct shard_kv *kv, uint32_t i, struct shard_kv *from, uint32_t seq)
-{
-    struct table *to = table_of(kv, seq, i);
-    struct table *t = table_of(from, seq, kv->layer_first - from->layer_first + i);
-    uint64_t bytes = 0;
-    if (kv->layers[i].page_bytes == 0)
-        return;
-    for (size_t page = 0; page < t->n_pages; page++)
-        bytes += t->pages[page] ? kv->layers[i].page_bytes : 0;
-    *to = *t;
-    *t = (struct table){0};
-    kv->used_bytes += bytes;
-    from->used_bytes -= bytes;
-}
-
-bool shard_kv_take(struct shard_kv *kv, struct shard_kv *from)
-{
-    if (!covers(from, kv))
-        return false;
-    for (uint32_t seq = 0; seq < kv->max_seqs; seq++) {
-        shard_kv_drop(kv, seq);
-        if (seq >= from->max_seqs || from->ends[seq] == 0 || from->ends[seq] > kv->ctx)
-            continue;
-        uint32_t held = shard__states_held(from->states, seq);
-        bool moved = shard__states_inherit(kv->states, from->states, seq);
-        kv->used_bytes += shard__states_held(kv->states, seq) * shard__states_block(kv->states);
-        from->used_bytes -=
-            (held - shard__states_held(from->states, seq)) * shard__states_block(from->states);
-        for (uint32_t i = 0; i < kv->n_layers; i++)
-            move_table(kv, i, from, seq);
-        kv->ends[seq] = from->ends[seq];
-        if (!moved)
-            shard_kv_drop(kv, seq);
-        shard_kv_drop(from, seq);
-    }
-    return true;
+    kv->versions[seq]++;
 }
 
 const struct shard__states *shard__kv_states(const struct shard_kv *kv)
@@ -433,19 +364,19 @@ enum kern_kv shard_kv_type(const struct shard_kv *kv)
 
 struct shard_kv_view shard_kv_view(const struct shard_kv *kv, uint32_t seq, uint32_t layer)
 {
-    const struct table *t = table_of(kv, seq, layer - kv->layer_first);
+    const struct shard__kv_table *t = shard__kv_table(kv, seq, layer - kv->layer_first);
     return (struct shard_kv_view){.pages = t->pages, .n_pages = t->n_pages};
 }
 
 size_t shard_kv_k_offset(const struct shard_kv *kv, uint32_t layer, uint32_t head)
 {
-    const struct layer *l = &kv->layers[layer - kv->layer_first];
+    const struct shard__kv_layer *l = &kv->layers[layer - kv->layer_first];
     return head * (l->k_bytes + l->v_bytes);
 }
 
 size_t shard_kv_v_offset(const struct shard_kv *kv, uint32_t layer, uint32_t head)
 {
-    const struct layer *l = &kv->layers[layer - kv->layer_first];
+    const struct shard__kv_layer *l = &kv->layers[layer - kv->layer_first];
     return shard_kv_k_offset(kv, layer, head) + (l->v_bytes ? l->k_bytes : 0);
 }
 

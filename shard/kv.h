@@ -64,10 +64,45 @@ void shard_kv_trim(struct shard_kv *kv, uint32_t seq, uint64_t next);
 /* Forgets a sequence. */
 void shard_kv_drop(struct shard_kv *kv, uint32_t seq);
 
-/* Takes over what `from` has of every sequence, in pages and states, in place of what kv has. False
- * where kv keeps a layer that `from` does not keep in the same form; then nothing has changed. A
- * sequence whose state finds no memory is forgotten. */
-bool shard_kv_take(struct shard_kv *kv, struct shard_kv *from);
+/* ---- from one slice's cache to another's (shard/kv_move.c) ---- */
+
+/* Positions of a sequence that were reserved. Its version changes whenever some of them are
+ * forgotten: what was read of it at a version is right as long as that is the same. */
+uint64_t shard_kv_end(const struct shard_kv *kv, uint32_t seq);
+uint64_t shard_kv_version(const struct shard_kv *kv, uint32_t seq);
+
+/* The layers that the slice may keep something of. Constant; any thread. */
+void shard_kv_layers(const struct shard_kv *kv, uint32_t *first, uint32_t *n);
+
+/* What the slice keeps of any layer, 0 where it keeps none: bytes of a page, and of a sequence's
+ * recurrent state. Whether another slice keeps it in the same form. Constant; any thread. */
+size_t shard_kv_page_bytes(const struct shard_kv *kv, uint32_t layer);
+size_t shard_kv_state_bytes(const struct shard_kv *kv, uint32_t layer);
+bool shard_kv_alike(const struct shard_kv *kv, const struct shard_kv *other, uint32_t layer);
+
+/* The first page of a layer that a query at pos sees. Constant; any thread. */
+uint64_t shard_kv_first_page(const struct shard_kv *kv, uint32_t layer, uint64_t pos);
+
+/* Copies pages [page, page + n) of a layer, or its state behind the sequence's last position, to
+ * `out`; false where they are not all there. */
+bool shard_kv_read_pages(const struct shard_kv *kv, uint32_t seq, uint32_t layer, uint64_t page,
+                         uint32_t n, void *out);
+bool shard_kv_read_state(const struct shard_kv *kv, uint32_t seq, uint32_t layer, void *out);
+
+/* The other way, for a sequence that has not begun here; shard_kv_take begins it, shard_kv_drop
+ * forgets what was written. PROTO_INVALID: there is no such place; PROTO_CAPACITY as reserve. */
+enum proto_status shard_kv_write_pages(struct shard_kv *kv, uint32_t seq, uint32_t layer,
+                                       uint64_t page, uint32_t n, const void *bytes,
+                                       struct proto_error *error);
+enum proto_status shard_kv_write_state(struct shard_kv *kv, uint32_t seq, uint32_t layer,
+                                       const void *bytes, struct proto_error *error);
+
+/* Begins a sequence at position `end` with what `from` (NULL: nothing) has of layers that both
+ * keep in the same form, and with what was written of the others. Where all is from `from`, a
+ * recurrent state may be cut back as it could there; else no copies are kept. False: it is not all
+ * there, and the sequence is forgotten. `from` keeps the rest, and the sequence's end and version,
+ * for others to read. */
+bool shard_kv_take(struct shard_kv *kv, struct shard_kv *from, uint32_t seq, uint64_t end);
 
 /* The page tables of one KV head: element i points at rows of positions 32 i .. 32 i + 31. Valid
  * until the next reserve, trim or drop of that sequence. Released pages are NULL. The table is of

@@ -149,6 +149,14 @@ void shard__states_move(struct shard__states *states, uint32_t seq, uint64_t end
         s->kept[block_of(p)] = p;
 }
 
+size_t shard__states_layer(const struct shard__states *states, uint32_t layer)
+{
+    if (!states || layer < states->layer_first || layer - states->layer_first >= states->n_layers)
+        return 0;
+    uint32_t i = layer - states->layer_first;
+    return states->offsets[i + 1] - states->offsets[i];
+}
+
 bool shard__states_cover(const struct shard__states *from, const struct shard__states *states)
 {
     return !states ||
@@ -174,6 +182,20 @@ bool shard__states_inherit(struct shard__states *states, struct shard__states *f
         memcpy(to->blocks[i], s->blocks[i] + from->offsets[first], shard__states_block(states));
     }
     return true;
+}
+
+void shard__states_join(struct shard__states *states, const struct shard__states *from,
+                        uint32_t seq)
+{
+    struct sequence *to = &states->seqs[seq];
+    memset(to->kept, 0, sizeof to->kept);
+    for (uint32_t i = 0; i < states->n_layers && from && from->seqs[seq].blocks[0]; i++) {
+        uint32_t layer = states->layer_first + i;
+        size_t bytes = shard__states_layer(states, layer);
+        if (bytes && shard__states_layer(from, layer) == bytes)
+            memcpy(shard__states_at(states, seq, 0, layer), shard__states_at(from, seq, 0, layer),
+                   bytes);
+    }
 }
 
 float *shard__states_at(const struct shard__states *states, uint32_t seq, uint32_t block,

@@ -44,12 +44,20 @@ bool shard__states_can(const struct shard__states *states, uint32_t seq, uint64_
 void shard__states_move(struct shard__states *states, uint32_t seq, uint64_t end, uint64_t pos,
                         uint64_t next);
 
+/* Bytes of a layer's state; 0: there is none. Any layer number. */
+size_t shard__states_layer(const struct shard__states *states, uint32_t layer);
+
 /* Whether `from` keeps all layers that `states` keeps. */
 bool shard__states_cover(const struct shard__states *from, const struct shard__states *states);
 
 /* Takes over a sequence's blocks; where `from` keeps other layers as well they are copied, and
  * false says that there was no memory. */
 bool shard__states_inherit(struct shard__states *states, struct shard__states *from, uint32_t seq);
+
+/* Copies the current states of layers that both keep into the sequence's first block, which is
+ * there; no copies are kept. */
+void shard__states_join(struct shard__states *states, const struct shard__states *from,
+                        uint32_t seq);
 
 /* A layer's part of a block: 0 the current one, then the copies. */
 float *shard__states_at(const struct shard__states *states, uint32_t seq, uint32_t block,

@@ -15,6 +15,7 @@ struct worker_output {
     void *owner;     /* what deliver was given as arg */
     bool to_next;    /* else to the coordinator */
     bool batch_done; /* the last message of its batch */
+    net_peer to;     /* of the listener: who asked; 0: it is no answer to another worker */
     struct proto_msg msg;
     struct net_payload *payload;
 };

@@ -6,13 +6,17 @@
 
 #include "proto/log.h"
 
-static const char *const state_names[WORKER_N_STATES] = {"loading", "linking", "ready", "serving",
-                                                         "retired"};
+static const char *const state_names[WORKER_N_STATES] = {"loading", "linking", "copying",
+                                                         "ready",   "serving", "retired"};
 
 /* From (row) to (column). */
 static const bool may_change[WORKER_N_STATES][WORKER_N_STATES] = {
-    [WORKER_LOADING] = {[WORKER_LINKING] = true, [WORKER_READY] = true, [WORKER_RETIRED] = true},
-    [WORKER_LINKING] = {[WORKER_READY] = true, [WORKER_RETIRED] = true},
+    [WORKER_LOADING] = {[WORKER_LINKING] = true,
+                        [WORKER_COPYING] = true,
+                        [WORKER_READY] = true,
+                        [WORKER_RETIRED] = true},
+    [WORKER_LINKING] = {[WORKER_COPYING] = true, [WORKER_READY] = true, [WORKER_RETIRED] = true},
+    [WORKER_COPYING] = {[WORKER_READY] = true, [WORKER_RETIRED] = true},
     [WORKER_READY] = {[WORKER_SERVING] = true, [WORKER_RETIRED] = true},
     [WORKER_SERVING] = {[WORKER_RETIRED] = true},
 };

@@ -10,11 +10,13 @@
 
 #include "worker/asker.h"
 #include "worker/fetch.h"
+#include "worker/kv_move.h"
 #include "worker/slice.h"
 
 enum worker_deployment_state {
     WORKER_LOADING, /* the loading thread has it */
     WORKER_LINKING, /* loaded; the next stage has not answered yet */
+    WORKER_COPYING, /* linked; caches are being copied from other workers */
     WORKER_READY,   /* prepared */
     WORKER_SERVING, /* in force: takes batches */
     WORKER_RETIRED, /* being taken down */
@@ -34,8 +36,9 @@ struct worker_deployment {
     struct net_link *next;
     net_peer previous; /* the stage before, on the listener; 0: not heard of */
     uint64_t link_ns, link_since_ns;
-    void *owner;                /* for the handlers of `next` */
-    struct worker_task *burial; /* the loader's; taken when it is built, so that it cannot fail */
+    struct worker_kv_move *move; /* of caches to the slice's; NULL: none is under way */
+    void *owner;                 /* for the handlers of `next` and `move` */
+    struct worker_task *burial;  /* the loader's; taken when it is built, so that it cannot fail */
 };
 
 /* Takes the message's memory and *card, also on failure. `send` is as of the fetcher's options. */
@@ -44,7 +47,8 @@ enum proto_status worker_deployment_create(struct worker_deployment **out, struc
                                            struct net_payload **card,
                                            const struct worker_fetcher_options *fetcher,
                                            struct proto_error *error);
-/* The loading thread, or when there is none; `next` is gone already. NULL is allowed. */
+/* The loading thread, or when there is none; `next` and `move` are gone already. NULL is allowed.
+ */
 void worker_deployment_destroy(struct worker_deployment *d);
 
 const struct proto_load *worker_deployment_load(const struct worker_deployment *d);

@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "proto/log.h"
+#include "worker/change.h"
+#include "worker/kv_serve.h"
 #include "worker/loader.h"
 
 #define FETCH_DEADLINE_MS 60000u
@@ -14,8 +16,12 @@
 struct worker_epochs {
     struct worker_epochs_options options;
     struct worker_loader *loader;
-    struct worker_deployment *current, *next; /* serving; loading, linking or ready */
-    uint64_t latest;                          /* epoch that was to be loaded */
+    struct worker_deployment *current, *next; /* serving; loading, linking, copying or ready */
+    /* Out of force: other workers fetch what it cached of layers that are theirs now. */
+    struct worker_deployment *previous;
+    struct worker_change *pending; /* of current, which is not in force until caches are there */
+    struct worker_kv_serve *serve;
+    uint64_t latest; /* epoch that was to be loaded */
 };
 
 static uint64_t epoch_of(const struct worker_deployment *d)
@@ -75,18 +81,19 @@ static void put_out_of_use(struct worker_epochs *epochs, struct worker_deploymen
     worker_fetcher_close(d->fetcher);
     net_link_destroy(d->next, 0);
     d->next = NULL;
+    worker_kv_move_destroy(d->move);
+    d->move = NULL;
     if (d->previous)
         net_link_forget(epochs->options.listener, d->previous);
 }
 
-/* After the batch of it that may be in work. */
-static void retire(struct worker_epochs *epochs, struct worker_deployment **at)
+/* After what is queued for the computing thread. */
+static void bury_later(struct worker_epochs *epochs, struct worker_deployment **at)
 {
     struct worker_deployment *d = *at;
     if (!d)
         return;
     *at = NULL;
-    put_out_of_use(epochs, d);
     struct retirement *r = calloc(1, sizeof *r);
     if (r)
         *r = (struct retirement){.call.fn = bury, .epochs = epochs, .d = d};
@@ -95,6 +102,13 @@ static void retire(struct worker_epochs *epochs, struct worker_deployment **at)
                   (unsigned long long)epoch_of(d));
         free(r);
     }
+}
+
+static void retire(struct worker_epochs *epochs, struct worker_deployment **at)
+{
+    if (*at)
+        put_out_of_use(epochs, *at);
+    bury_later(epochs, at);
 }
 
 /* ---- loads ---- */
@@ -174,6 +188,45 @@ static void tell_ready(struct worker_epochs *epochs)
     epochs->options.tell_with(epochs->options.arg, &msg, &have);
 }
 
+static void on_moved(void *arg);
+
+static void on_copied(void *arg)
+{
+    struct worker_deployment *d = arg;
+    struct worker_epochs *epochs = d->owner;
+    if (d == epochs->next && d->state == WORKER_COPYING)
+        tell_ready(epochs);
+}
+
+/* Linked: what other workers cache of its layers is copied ahead. What keeps that from beginning
+ * costs time later, and nothing else. */
+static void copy_caches(struct worker_epochs *epochs)
+{
+    const struct worker_epochs_options *o = &epochs->options;
+    struct worker_deployment *d = epochs->next, *current = epochs->current;
+    const struct proto_load *load = worker_deployment_load(d);
+    bool is_from = current && load->from == epoch_of(current) && current->slice;
+    struct worker_kv_move_options options = {.loop = o->loop,
+                                             .own = o->own,
+                                             .secret = o->secret,
+                                             .load = load,
+                                             .kv = d->slice->kv,
+                                             .here = is_from ? current->slice->kv : NULL,
+                                             .ready = on_copied,
+                                             .over = on_moved,
+                                             .arg = d};
+    struct proto_error error;
+    if (load->from && options.kv && worker_kv_move_create(&d->move, &options, &error) != PROTO_OK)
+        proto_log(PROTO_LOG_WARN, "WORKER-KV-MOVE", "epoch=%llu why=\"%s\"",
+                  (unsigned long long)load->epoch, error.text);
+    if (!d->move) {
+        tell_ready(epochs);
+        return;
+    }
+    worker_deployment_set(d, WORKER_COPYING);
+    worker_kv_move_tick(d->move, net_now_ns());
+}
+
 static void on_linked(void *arg, net_peer from, const uint8_t *key, struct proto_msg *msg,
                       struct net_payload **payload)
 {
@@ -184,7 +237,7 @@ static void on_linked(void *arg, net_peer from, const uint8_t *key, struct proto
     (void)payload;
     if (msg->kind == PROTO_MSG_LINKED && d == epochs->next && d->state == WORKER_LINKING &&
         msg->link.epoch == epoch_of(d))
-        tell_ready(epochs);
+        copy_caches(epochs);
 }
 
 static void on_next_bad(void *arg, net_peer from, const uint8_t *key,
@@ -203,11 +256,11 @@ static void link_up(struct worker_epochs *epochs)
     const struct proto_load *load = worker_deployment_load(d);
     struct net_link_handler handler = {.on_message = on_linked, .on_bad = on_next_bad, .arg = d};
     struct proto_error error;
+    d->owner = epochs;
     if (load->next_endpoint[0] == 0) {
-        tell_ready(epochs);
+        copy_caches(epochs);
         return;
     }
-    d->owner = epochs;
     if (net_link_connect(&d->next, epochs->options.loop, load->next_endpoint, epochs->options.own,
                          load->next_key, &handler, &error) != PROTO_OK) {
         fail_load(epochs, &error);
@@ -254,93 +307,80 @@ void worker_epochs_tick(struct worker_epochs *epochs, uint64_t now_ns)
 {
     if (epochs->next && epochs->next->state == WORKER_LINKING)
         link_again(epochs, now_ns);
+    if (epochs->next && epochs->next->move)
+        worker_kv_move_tick(epochs->next->move, now_ns);
+    struct worker_deployment *d = epochs->current;
+    if (d && d->move)
+        worker_kv_move_tick(d->move, now_ns);
+    if (d && d->move && worker_kv_move_is_over(d->move)) {
+        worker_kv_move_destroy(d->move);
+        d->move = NULL;
+    }
 }
 
 /* ---- commits ---- */
 
-/* What the computing thread does about it: it owns the caches. */
-struct change {
-    struct worker_call call;
-    struct worker_epochs *epochs;
-    struct worker_slice *slice;
-    struct worker_deployment *old; /* to be disposed of, or NULL */
-    bool inherit;                  /* its caches */
-    struct proto_commit commit;
-};
-
-static bool is_held(const struct proto_commit *commit, uint32_t seq)
+/* What is in force comes after what it was asked to be. */
+static void put_in_force(struct worker_epochs *epochs)
 {
-    for (uint32_t i = 0; i < commit->n_held; i++)
-        if (commit->held[i].seq == seq)
-            return true;
-    return false;
+    struct worker_deployment *d = epochs->current;
+    struct proto_error error;
+    if (d->state == WORKER_READY)
+        worker_deployment_set(d, WORKER_SERVING);
+    if (worker_change_begin(&epochs->pending, &error) != PROTO_OK)
+        tell_failed(epochs, epoch_of(d), 0, &error);
 }
 
-/* Forgets sequences that are over, and finds out how far the others can go on. */
-static void settle(struct worker_slice *slice, struct proto_commit *commit)
+/* Who waits for caches any longer would wait in vain. */
+static void hurry(struct worker_epochs *epochs, const char *why)
 {
-    struct shard_kv *kv = slice->kv;
-    uint32_t max = shard_kv_max_seqs(kv);
-    for (uint32_t seq = 0; seq < max; seq++)
-        if (!is_held(commit, seq)) {
-            shard_kv_drop(kv, seq);
-            worker_boundary_drop(slice->boundary, seq);
-        }
-    for (uint32_t i = 0; i < commit->n_held; i++) {
-        struct proto_held *held = &commit->held[i];
-        held->pos = held->seq < max ? shard_kv_resume(kv, held->seq, held->pos) : 0;
-        held->kept = worker_boundary_kept(slice->boundary, held->seq);
-    }
+    if (epochs->pending)
+        worker_kv_move_give_up(epochs->current->move, why);
 }
 
-static void tell_committed(struct change *change)
+/* What other workers copied caches of is needed no more. */
+static void bury_previous(struct worker_epochs *epochs)
 {
-    struct worker_output *output = calloc(1, sizeof *output);
-    if (!output)
-        return; /* the coordinator's deadline says the rest */
-    output->msg.kind = PROTO_MSG_COMMITTED;
-    output->msg.commit = change->commit;
-    memset(&change->commit, 0, sizeof change->commit);
-    worker_compute_deliver(change->epochs->options.compute, output);
+    hurry(epochs, "the plan before is over");
+    bury_later(epochs, &epochs->previous);
 }
 
-/* Caches of layers, and rows that were sent on after the same layer. */
-static void inherit(struct worker_slice *slice, struct worker_slice *old)
-{
-    if (slice->kv && old->kv)
-        shard_kv_take(slice->kv, old->kv);
-    if (slice->program && old->program && slice->program->layer_end == old->program->layer_end)
-        worker_boundary_take(slice->boundary, old->boundary);
-}
-
-static void make_change(struct worker_call *call, bool dropped)
-{
-    struct change *change = (struct change *)call;
-    if (!dropped) {
-        if (change->inherit)
-            inherit(change->slice, change->old->slice);
-        if (change->slice->kv)
-            settle(change->slice, &change->commit);
-        tell_committed(change);
-    }
-    if (change->old)
-        worker_loader_dispose(change->epochs->loader, change->old);
-    free(change->commit.held);
-    free(change);
-}
-
-static void begin_change(struct worker_epochs *epochs, struct change *change)
+static void begin_change(struct worker_epochs *epochs)
 {
     struct worker_deployment *old = epochs->current;
-    uint64_t from = change->commit.from;
+    uint64_t from = worker_change_commit(epochs->pending)->from;
     epochs->current = epochs->next;
     epochs->next = NULL;
-    worker_deployment_set(epochs->current, WORKER_SERVING);
+    epochs->previous = old;
     if (!old)
         return;
     put_out_of_use(epochs, old);
-    change->old = old;
-    change->inherit = from && from == epoch_of(old);
+    if (from && from == epoch_of(old))
+        worker_change_inherit(epochs->pending, old->slice);
+}
+
+/* What was to be moved is there, or will not come. */
+static void on_moved(void *arg)
+{
+    struct worker_deployment *d = arg;
+    struct worker_epochs *epochs = d->owner;
+    worker_change_moved(epochs->pending, worker_kv_move_ends(d->move),
+                        worker_kv_move_positions(d->move), worker_kv_move_bytes(d->move), NULL);
+    put_in_force(epochs);
+}
+
+/* Fetches what the caches lack while nothing is computed, or does without. */
+static void complete_caches(struct worker_epochs *epochs)
+{
+    const struct proto_commit *commit = worker_change_commit(epochs->pending);
+    struct worker_kv_move *move = epochs->current->move;
+    if (!move) {
+        put_in_force(epochs);
+        return;
+    }
+    if (!commit->move || commit->from != worker_deployment_load(epochs->current)->from)
+        worker_kv_move_give_up(move, "the plan before is broken");
+    worker_kv_move_finish(move, commit->held, commit->n_held);
 }
 
 void worker_epochs_commit(struct worker_epochs *epochs, struct proto_commit *commit)
@@ -348,28 +388,25 @@ void worker_epochs_commit(struct worker_epochs *epochs, struct proto_commit *com
     struct proto_error error;
     uint64_t epoch = commit->epoch;
     struct worker_deployment *d = find(epochs, epoch);
-    struct change *change = NULL;
-    if (d && d->state != WORKER_READY && d->state != WORKER_SERVING)
-        d = NULL;
-    if (!d)
-        proto_fail(&error, PROTO_NOTFOUND, "there is no slice of epoch %llu here",
-                   (unsigned long long)epoch);
-    else if (!(change = calloc(1, sizeof *change)))
-        proto_fail_nomem(&error, sizeof *change, "a change of slices");
-    if (!change) {
+    enum proto_status status = PROTO_OK;
+    if (d != epochs->current || epochs->pending)
+        bury_previous(epochs);
+    if (!d || (d->state != WORKER_READY && d->state != WORKER_SERVING)) {
         free(commit->held);
         memset(commit, 0, sizeof *commit);
-        tell_failed(epochs, epoch, 0, &error);
-        return;
+        status = proto_fail(&error, PROTO_NOTFOUND, "there is no slice of epoch %llu here",
+                            (unsigned long long)epoch);
+    } else {
+        status = worker_change_create(&epochs->pending, epochs->options.compute, d->slice, commit,
+                                      &error);
     }
-    *change = (struct change){
-        .call.fn = make_change, .epochs = epochs, .slice = d->slice, .commit = *commit};
-    memset(commit, 0, sizeof *commit);
-    if (d == epochs->next)
-        begin_change(epochs, change);
-    if (worker_compute_call(epochs->options.compute, &change->call, &error) != PROTO_OK) {
-        make_change(&change->call, true);
+    if (status != PROTO_OK) {
         tell_failed(epochs, epoch, 0, &error);
+    } else if (d == epochs->next) {
+        begin_change(epochs);
+        complete_caches(epochs);
+    } else {
+        put_in_force(epochs);
     }
 }
 
@@ -381,6 +418,8 @@ static bool is_released(const struct worker_deployment *d, const struct proto_re
 
 void worker_epochs_release(struct worker_epochs *epochs, const struct proto_release *release)
 {
+    if (is_released(epochs->previous, release) || is_released(epochs->current, release))
+        bury_previous(epochs);
     if (is_released(epochs->current, release))
         retire(epochs, &epochs->current);
     if (is_released(epochs->next, release))
@@ -389,7 +428,29 @@ void worker_epochs_release(struct worker_epochs *epochs, const struct proto_rele
 
 void worker_epochs_abandon(struct worker_epochs *epochs)
 {
+    bury_previous(epochs);
     retire(epochs, &epochs->next);
+}
+
+/* ---- caches, for other workers ---- */
+
+void worker_epochs_cached(struct worker_epochs *epochs, net_peer from, const uint8_t *key,
+                          const struct proto_msg *question)
+{
+    struct worker_deployment *current = epochs->current, *previous = epochs->previous;
+    uint64_t epoch =
+        question->kind == PROTO_MSG_KV_ASK ? question->kv_ask.epoch : question->kv_fetch.epoch;
+    struct worker_slice *first = NULL, *second = NULL;
+    if (!worker_kv_serve_admit(epochs->serve, epochs->options.listener, from, key, question))
+        return;
+    bool serving = current && current->state == WORKER_SERVING;
+    if (serving && epoch == epoch_of(current)) {
+        first = current->slice;
+    } else if (previous && epoch == epoch_of(previous)) {
+        first = previous->slice;
+        second = serving ? current->slice : NULL;
+    }
+    worker_kv_serve_answer(epochs->serve, from, question, first, second);
 }
 
 /* ---- batches ---- */
@@ -426,7 +487,7 @@ void worker_epochs_batch(struct worker_epochs *epochs, const uint8_t *key,
                          struct proto_batch *batch, struct net_payload **payload, uint64_t now_ns)
 {
     struct worker_deployment *d = epochs->current;
-    if (!d || batch->epoch != epoch_of(d) || !d->slice->exec ||
+    if (!d || d->state != WORKER_SERVING || batch->epoch != epoch_of(d) || !d->slice->exec ||
         (batch->replay ? key != NULL : !is_before(d, key))) {
         proto_log(PROTO_LOG_DEBUG, "WORKER-BATCH-STALE", "epoch=%llu batch=%llu",
                   (unsigned long long)batch->epoch, (unsigned long long)batch->batch);
@@ -537,9 +598,12 @@ enum proto_status worker_epochs_create(struct worker_epochs **out,
                                                  .tell = tell,
                                                  .done = on_built,
                                                  .arg = epochs};
-    enum proto_status status = worker_loader_create(&epochs->loader, &loader, error);
+    enum proto_status status =
+        worker_kv_serve_create(&epochs->serve, options->secret, options->compute, error);
+    if (status == PROTO_OK)
+        status = worker_loader_create(&epochs->loader, &loader, error);
     if (status != PROTO_OK) {
-        free(epochs);
+        worker_epochs_destroy(epochs);
         return status;
     }
     *out = epochs;
@@ -551,6 +615,7 @@ void worker_epochs_stop(struct worker_epochs *epochs)
     struct proto_error over = {PROTO_CANCELLED, "the worker is stopping"};
     if (!epochs)
         return;
+    bury_previous(epochs);
     if (epochs->current)
         worker_deployment_cancel(epochs->current, &over);
     if (epochs->next)
@@ -564,6 +629,7 @@ static void close_one(struct worker_epochs *epochs, struct worker_deployment **a
         return;
     worker_fetcher_close((*at)->fetcher);
     net_link_destroy((*at)->next, 0);
+    worker_kv_move_destroy((*at)->move);
     worker_loader_dispose(epochs->loader, *at);
     *at = NULL;
 }
@@ -581,5 +647,6 @@ void worker_epochs_destroy(struct worker_epochs *epochs)
     if (!epochs)
         return;
     worker_loader_destroy(epochs->loader);
+    worker_kv_serve_destroy(epochs->serve);
     free(epochs);
 }

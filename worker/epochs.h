@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The slices that a worker holds: the one in force and, while a plan is prepared, the next, each
- * with connections of its own. A LOAD is prepared beside what serves; COMMIT puts it in force and
- * hands it the caches of layers that both have; RELEASE lets one go. Batches go to the slice of
- * their epoch, those of other epochs are dropped. All calls on the loop's thread.
+ * with connections of its own. A LOAD is prepared beside what serves, and what other workers cache
+ * of its layers is copied (worker/kv_move.h); COMMIT puts it in force with the caches of the
+ * sequences that go on. The slice that it replaces stays until RELEASE lets it go, for others copy
+ * from it. Batches go to the slice of their epoch, those of other epochs are dropped. All calls on
+ * the loop's thread.
  */
 #ifndef WORKER_EPOCHS_H
 #define WORKER_EPOCHS_H
@@ -74,6 +76,9 @@ void worker_epochs_batch(struct worker_epochs *epochs, const uint8_t *key,
 bool worker_epochs_knows(const struct worker_epochs *epochs, const uint8_t *key);
 void worker_epochs_link(struct worker_epochs *epochs, net_peer from, const uint8_t *key,
                         uint64_t epoch);
+/* A question of any worker, KV_ASK or KV_FETCH: what does this one cache? */
+void worker_epochs_cached(struct worker_epochs *epochs, net_peer from, const uint8_t *key,
+                          const struct proto_msg *question);
 /* What the computing thread produced: to the next stage. PROTO_NOTFOUND: its epoch is over. */
 enum proto_status worker_epochs_pass_on(struct worker_epochs *epochs, struct worker_output *output,
                                         struct proto_error *error);

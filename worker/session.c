@@ -156,6 +156,8 @@ static void send_output(void *arg)
         send_to_next(s, output);
     else if (output->msg.kind == PROTO_MSG_RESULT)
         send_result(s, output);
+    else if (output->to)
+        net_link_send(s->listener, output->to, &output->msg, &output->payload, NULL);
     else
         tell(s, &output->msg);
     worker_output_destroy(output);
@@ -310,6 +312,8 @@ static void on_previous(void *arg, net_peer from, const uint8_t *key, struct pro
         take_echo(s, from, key, &msg->echo);
     else if (msg->kind == PROTO_MSG_FETCH)
         worker_supply_fetch(s->supply, s->listener, from, key, &msg->fetch);
+    else if (msg->kind == PROTO_MSG_KV_ASK || msg->kind == PROTO_MSG_KV_FETCH)
+        worker_epochs_cached(s->epochs, from, key, msg);
     else if (!worker_epochs_knows(s->epochs, key))
         net_link_forget(s->listener, from);
     else if (msg->kind == PROTO_MSG_LINK)

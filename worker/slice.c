@@ -298,7 +298,8 @@ static void remember_load(struct worker_slice *slice, const struct proto_load *l
     slice->load.hosts = NULL;
     slice->load.parts = NULL;
     slice->load.askers = NULL;
-    slice->load.n_hosts = slice->load.n_askers = 0;
+    slice->load.holders = NULL;
+    slice->load.n_hosts = slice->load.n_askers = slice->load.n_holders = 0;
 }
 
 static struct shard_expert_part part_of(const struct proto_part *part)

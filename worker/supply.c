@@ -8,8 +8,7 @@
 #include "kernels/unpack.h"
 #include "net/answerer.h"
 #include "proto/log.h"
-
-#define ASKERS_MOST PROTO_MAX_WORKERS
+#include "worker/members.h"
 
 struct holding {
     struct holding *next;
@@ -17,19 +16,12 @@ struct holding {
     const struct worker_weights *weights;
 };
 
-/* A connection that somebody asks by; one that connects anew leaves the old one behind. */
-struct asker {
-    uint8_t key[PROTO_KEY_BYTES];
-    net_peer peer; /* 0: nobody's place */
-};
-
 struct worker_supply {
     const uint8_t *secret;
     struct net_answerer *answerer;
     pthread_mutex_t mutex; /* over the holdings; held while one is read */
     struct holding *holdings;
-    struct asker askers[ASKERS_MOST]; /* the loop's thread */
-    unsigned next_asker;
+    struct worker_members askers; /* the loop's thread */
 };
 
 /* ---- the file's bytes of packed weights ---- */
@@ -192,32 +184,12 @@ static enum proto_status answer(void *arg, const struct proto_msg *question, str
     return PROTO_OK;
 }
 
-/* Forgets the connection that the asker had before, or, where there are too many, another's. */
-static void note_asker(struct worker_supply *supply, struct net_link *link, net_peer from,
-                       const uint8_t key[PROTO_KEY_BYTES])
-{
-    struct asker *place = NULL;
-    for (unsigned i = 0; i < ASKERS_MOST && !place; i++)
-        if (memcmp(supply->askers[i].key, key, PROTO_KEY_BYTES) == 0)
-            place = &supply->askers[i];
-    if (!place)
-        place = &supply->askers[supply->next_asker++ % ASKERS_MOST];
-    if (place->peer && place->peer != from)
-        net_link_forget(link, place->peer);
-    place->peer = from;
-    memcpy(place->key, key, PROTO_KEY_BYTES);
-}
-
 void worker_supply_fetch(struct worker_supply *supply, struct net_link *link, net_peer from,
                          const uint8_t key[PROTO_KEY_BYTES], const struct proto_fetch *fetch)
 {
     const struct proto_msg question = {.kind = PROTO_MSG_FETCH, .fetch = *fetch};
-    if (!net_proof_ok(fetch->proof, supply->secret, key)) {
-        net_link_forget(link, from);
-        return;
-    }
-    note_asker(supply, link, from, key);
-    net_answerer_ask(supply->answerer, link, from, key, &question);
+    if (worker_members_admit(&supply->askers, supply->secret, link, from, key, fetch->proof))
+        net_answerer_ask(supply->answerer, link, from, key, &question);
 }
 
 /* ---- holdings ---- */

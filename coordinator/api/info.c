@@ -173,6 +173,13 @@ static json_t *usage_json(const struct coord_status *s)
     return layers;
 }
 
+static json_t *caches_json(const struct coord_caches *c)
+{
+    return json_pack("{s:I, s:I, s:I, s:I}", "moved_positions", (json_int_t)c->moved, "moved_bytes",
+                     (json_int_t)c->moved_bytes, "replayed_positions", (json_int_t)c->replayed,
+                     "refilled_positions", (json_int_t)c->refilled);
+}
+
 static json_t *status_json(const struct coord_status *s)
 {
     json_t *workers = json_array();
@@ -184,7 +191,7 @@ static json_t *status_json(const struct coord_status *s)
     }
     return json_pack(
         "{s:s, s:I, s:s, s:I, s:I, s:b, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, "
-        "s:o, s:s, s:o}",
+        "s:o, s:s, s:o, s:o}",
         "model", s->model, "epoch", (json_int_t)s->epoch, "kv", kern_kv_name(s->kv), "ctx",
         (json_int_t)s->ctx, "max_rows", (json_int_t)s->max_rows, "ready", s->ready, "exact",
         !s->inexact, "missing", s->missing, "active", (json_int_t)s->active, "waiting",
@@ -192,7 +199,7 @@ static json_t *status_json(const struct coord_status *s)
         (json_int_t)s->requests, "requests_failed", (json_int_t)s->requests_failed, "prompt_tokens",
         (json_int_t)s->prompt_tokens, "generated_tokens", (json_int_t)s->generated_tokens,
         "workers", workers, "links", links_json(s), "expert_usage", usage_json(s), "plan", s->plan,
-        "parts", parts_json(s));
+        "parts", parts_json(s), "caches", caches_json(&s->caches));
 }
 
 enum MHD_Result api__status(struct api__request *r)

@@ -44,6 +44,17 @@ static void print_cluster(FILE *out, const struct coord_status *s)
     print_one(out, "requests_waiting", "gauge", "Requests in the queue.", s->waiting);
     print_one(out, "requests_active_limit", "gauge", "Requests computed at once, at most.",
               s->max_active);
+    print_one(out, "cache_moved_positions_total", "counter",
+              "Cached positions that workers took up from others when the plan changed.",
+              s->caches.moved);
+    print_one(out, "cache_moved_bytes_total", "counter", "Bytes of caches that they took up.",
+              s->caches.moved_bytes);
+    print_one(out, "cache_replayed_positions_total", "counter",
+              "Cached positions that were lost, and computed again by all stages.",
+              s->caches.replayed);
+    print_one(out, "cache_refilled_positions_total", "counter",
+              "Cached positions that were lost, and computed again by one stage.",
+              s->caches.refilled);
 }
 
 enum unit { COUNT, SECONDS, MILLISECONDS, REAL, UP, LAYERS, EXPERTS };

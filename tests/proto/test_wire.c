@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define FIRST_KIND PROTO_MSG_HELLO
-#define LAST_KIND  PROTO_MSG_RELEASE
+#define LAST_KIND  PROTO_MSG_KV_CHUNK
 
 static uint8_t *encode(const struct proto_msg *msg, size_t *len)
 {
@@ -222,6 +222,27 @@ static void test_limits(void)
     REFUSE((enum proto_kind)(LAST_KIND + 1), (void)0);
 }
 
+static void test_limits_of_caches(void)
+{
+    struct proto_holder holder = {.layer_first = 2, .layer_end = 1};
+    REFUSE(PROTO_MSG_LOAD, (m.load.holders = &holder, m.load.n_holders = 1));
+    holder.layer_end = PROTO_MAX_LAYERS + 1;
+    REFUSE(PROTO_MSG_LOAD, (m.load.holders = &holder, m.load.n_holders = 1));
+    REFUSE(PROTO_MSG_LOAD, m.load.n_holders = PROTO_MAX_WORKERS + 1);
+    struct proto_kv_seq one = {PROTO_MAX_SEQUENCES, 0, 0};
+    REFUSE(PROTO_MSG_KV_HELD, (m.kv_held.seqs = &one, m.kv_held.n_seqs = 1));
+    one = (struct proto_kv_seq){0, 0, PROTO_MAX_CONTEXT + 1ull};
+    REFUSE(PROTO_MSG_KV_HELD, (m.kv_held.seqs = &one, m.kv_held.n_seqs = 1));
+    REFUSE(PROTO_MSG_KV_HELD, m.kv_held.n_seqs = PROTO_MAX_SEQUENCES + 1);
+    REFUSE(PROTO_MSG_KV_FETCH, m.kv_fetch.seq = PROTO_MAX_SEQUENCES);
+    REFUSE(PROTO_MSG_KV_FETCH, m.kv_fetch.layer = PROTO_MAX_LAYERS);
+    REFUSE(PROTO_MSG_KV_FETCH, m.kv_fetch.n = PROTO_MAX_KV_PAGES + 1);
+    REFUSE(PROTO_MSG_KV_FETCH, m.kv_fetch.page = PROTO_MAX_CONTEXT + 1ull);
+    REFUSE(PROTO_MSG_KV_FETCH, m.kv_fetch.bytes = 0);
+    REFUSE(PROTO_MSG_KV_FETCH, m.kv_fetch.bytes = PROTO_MAX_PAYLOAD_BYTES + 1ull);
+    REFUSE(PROTO_MSG_KV_CHUNK, m.kv_chunk.n = PROTO_MAX_KV_PAGES + 1);
+}
+
 #define REFUSE_PART(change)                                                                        \
     do {                                                                                           \
         struct proto_part p = {1, 2, 3, 4, 5, 0, 2};                                               \
@@ -318,6 +339,12 @@ static void test_hand_made_frames(void)
     /* A commit with two sequences and one position. */
     static const uint8_t half_held[] = {0xf2, 0x01, 7, 0x1a, 2, 0, 1, 0x22, 1, 5};
     refuse_frame(half_held, sizeof half_held, "number of sequences");
+    /* The same of what a slice holds, and a load with a holder's endpoint alone. */
+    static const uint8_t half_kv[] = {0x92, 0x02, 7, 0x12, 2, 0, 1, 0x1a, 1, 5};
+    refuse_frame(half_kv, sizeof half_kv, "number of sequences");
+    static const uint8_t holder[] = {0xca, 0x01, 1, 'a'};
+    memcpy(load + at, holder, 4);
+    refuse_frame(load, at + 4, "number of holders");
     static const uint8_t unknown_status[] = {0x4a, 2, 0x18, 99};
     refuse_frame(unknown_status, sizeof unknown_status, "unknown status");
     static const uint8_t nan_rate[] = {0xa2, 0x01, 9, 0x09, 0, 0, 0, 0, 0, 0, 0xf8, 0x7f};
@@ -402,6 +429,7 @@ int main(void)
     CU_ADD_TEST(suite, test_limits);
     CU_ADD_TEST(suite, test_limits_of_ranges_and_rows);
     CU_ADD_TEST(suite, test_limits_of_hosts_and_parts);
+    CU_ADD_TEST(suite, test_limits_of_caches);
     CU_ADD_TEST(suite, test_hand_made_frames);
     CU_ADD_TEST(suite, test_another_version_is_understood);
     CU_ADD_TEST(suite, test_texts_are_fit_to_show);

@@ -50,6 +50,14 @@ static void check_load(const struct proto_load *a, const struct proto_load *b)
     CU_ASSERT_EQUAL(memcmp(a->parts, b->parts, a->n_parts * sizeof *a->parts), 0);
     CU_ASSERT_EQUAL_FATAL(a->n_askers, b->n_askers);
     CU_ASSERT_EQUAL(memcmp(a->askers, b->askers, a->n_askers * PROTO_KEY_BYTES), 0);
+    CU_ASSERT_EQUAL(a->from, b->from);
+    CU_ASSERT_EQUAL_FATAL(a->n_holders, b->n_holders);
+    for (uint32_t i = 0; i < a->n_holders; i++) {
+        const struct proto_holder *x = &a->holders[i], *y = &b->holders[i];
+        CU_ASSERT_STRING_EQUAL(x->endpoint, y->endpoint);
+        CU_ASSERT_EQUAL(memcmp(x->key, y->key, PROTO_KEY_BYTES), 0);
+        CU_ASSERT(x->layer_first == y->layer_first && x->layer_end == y->layer_end);
+    }
 }
 
 static void check_host_times(const struct proto_host_time *a, uint32_t n_a,
@@ -232,6 +240,57 @@ static void check_profile(const struct proto_profile *a, const struct proto_prof
     }
 }
 
+static void check_commit(const struct proto_commit *a, const struct proto_commit *b)
+{
+    SAME(epoch);
+    SAME(from);
+    SAME(move);
+    SAME(moved);
+    SAME(moved_bytes);
+    CU_ASSERT_EQUAL_FATAL(a->n_held, b->n_held);
+    for (uint32_t i = 0; i < a->n_held; i++) {
+        SAME(held[i].seq);
+        SAME(held[i].pos);
+        SAME(held[i].kept);
+    }
+}
+
+static void check_kv(const struct proto_msg *a, const struct proto_msg *b)
+{
+    switch (a->kind) {
+    case PROTO_MSG_KV_ASK:
+        SAME(kv_ask.epoch);
+        CU_ASSERT_EQUAL(memcmp(a->kv_ask.proof, b->kv_ask.proof, PROTO_KEY_BYTES), 0);
+        break;
+    case PROTO_MSG_KV_HELD:
+        SAME(kv_held.epoch);
+        CU_ASSERT_EQUAL_FATAL(a->kv_held.n_seqs, b->kv_held.n_seqs);
+        for (uint32_t i = 0; i < a->kv_held.n_seqs; i++) {
+            SAME(kv_held.seqs[i].seq);
+            SAME(kv_held.seqs[i].version);
+            SAME(kv_held.seqs[i].end);
+        }
+        break;
+    case PROTO_MSG_KV_FETCH:
+        SAME(kv_fetch.epoch);
+        SAME(kv_fetch.seq);
+        SAME(kv_fetch.version);
+        SAME(kv_fetch.layer);
+        SAME(kv_fetch.page);
+        SAME(kv_fetch.n);
+        SAME(kv_fetch.bytes);
+        CU_ASSERT_EQUAL(memcmp(a->kv_fetch.proof, b->kv_fetch.proof, PROTO_KEY_BYTES), 0);
+        break;
+    default:
+        SAME(kv_chunk.epoch);
+        SAME(kv_chunk.seq);
+        SAME(kv_chunk.version);
+        SAME(kv_chunk.layer);
+        SAME(kv_chunk.page);
+        SAME(kv_chunk.n);
+    }
+}
+
 void wire_check_same(const struct proto_msg *a, const struct proto_msg *b)
 {
     CU_ASSERT_EQUAL_FATAL(a->kind, b->kind);
@@ -278,6 +337,16 @@ void wire_check_same(const struct proto_msg *a, const struct proto_msg *b)
         SAME(experts_done.status);
         SAME(experts_done.compute_ns);
         CU_ASSERT_STRING_EQUAL(a->experts_done.text, b->experts_done.text);
+        break;
+    case PROTO_MSG_COMMIT:
+    case PROTO_MSG_COMMITTED:
+        check_commit(&a->commit, &b->commit);
+        break;
+    case PROTO_MSG_KV_ASK:
+    case PROTO_MSG_KV_HELD:
+    case PROTO_MSG_KV_FETCH:
+    case PROTO_MSG_KV_CHUNK:
+        check_kv(a, b);
         break;
     default:
         check_plain(a, b);

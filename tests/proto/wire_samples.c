@@ -16,6 +16,9 @@ static struct proto_part parts[] = {{0, 1, PROTO_MAX_LAYERS, 0, 64, 0, 2},
 static struct proto_source sources[] = {{(char *)"tcp://[::1]:11", {6}}, {(char *)"", {7, 8}}};
 static struct proto_held held[] = {
     {0, 17, 3}, {4095, PROTO_MAX_CONTEXT, 0}, {9, 0, PROTO_MAX_CONTEXT}};
+static struct proto_holder holders[] = {{(char *)"tcp://[::1]:12", {9}, 0, 7},
+                                        {(char *)"", {1, 2}, 7, PROTO_MAX_LAYERS}};
+static struct proto_kv_seq kv_seqs[] = {{0, 1, 2}, {4095, UINT64_MAX, PROTO_MAX_CONTEXT}};
 static uint8_t askers[][PROTO_KEY_BYTES] = {{6}, {7, 8}, {9}};
 static char *files[] = {(char *)"/a/b.gguf", (char *)""};
 
@@ -51,6 +54,9 @@ static const struct proto_msg samples[] = {
                                  .n_parts = 2,
                                  .askers = askers,
                                  .n_askers = 3,
+                                 .from = 1,
+                                 .holders = holders,
+                                 .n_holders = 2,
                                  .stage = 1,
                                  .n_stages = 3,
                                  .layer_first = 4,
@@ -112,9 +118,17 @@ static const struct proto_msg samples[] = {
                                                  15}},
     [PROTO_MSG_USAGE] = {.kind = PROTO_MSG_USAGE},
     [PROTO_MSG_USED] = {.kind = PROTO_MSG_USED, .used = {17, 18, 19, PROTO_MAX_EXPERTS}},
-    [PROTO_MSG_COMMIT] = {.kind = PROTO_MSG_COMMIT, .commit = {20, 21, held, 3}},
-    [PROTO_MSG_COMMITTED] = {.kind = PROTO_MSG_COMMITTED, .commit = {20, 21, held, 3}},
+    [PROTO_MSG_COMMIT] = {.kind = PROTO_MSG_COMMIT, .commit = {20, 21, held, 3, true, 22, 23}},
+    [PROTO_MSG_COMMITTED] = {.kind = PROTO_MSG_COMMITTED,
+                             .commit = {20, 21, held, 3, true, 22, 23}},
     [PROTO_MSG_RELEASE] = {.kind = PROTO_MSG_RELEASE, .release = {22, true}},
+    [PROTO_MSG_KV_ASK] = {.kind = PROTO_MSG_KV_ASK, .kv_ask = {23, KEY(6)}},
+    [PROTO_MSG_KV_HELD] = {.kind = PROTO_MSG_KV_HELD, .kv_held = {24, kv_seqs, 2}},
+    [PROTO_MSG_KV_FETCH] = {.kind = PROTO_MSG_KV_FETCH,
+                            .kv_fetch = {25, 4095, 26, PROTO_MAX_LAYERS - 1, 27, PROTO_MAX_KV_PAGES,
+                                         28, KEY(7)}},
+    [PROTO_MSG_KV_CHUNK] = {.kind = PROTO_MSG_KV_CHUNK,
+                            .kv_chunk = {29, 30, 31, 32, PROTO_MAX_CONTEXT, 33}},
 };
 
 struct proto_msg wire_sample(enum proto_kind kind)
