@@ -187,6 +187,7 @@ struct coord_worker_status {
     uint32_t expert_first, expert_end, expert_layer_first, expert_layer_end;
     uint32_t expert_slice, n_slices;
     uint64_t memory_bytes, weight_bytes, kv_limit_bytes, scratch_bytes, rss_bytes;
+    uint64_t stale_frames; /* batches that it dropped, as their plans were over */
     uint64_t done_bytes, total_bytes; /* of loading */
     double rtt_ms;
     /* Since the last coord_engine_reset_times; sums over batches, in ns. wire: from the stage
@@ -240,6 +241,7 @@ struct coord_status {
     char plan[240]; /* why it is this plan, in a line; "": nothing is known */
     uint32_t active, waiting, max_active; /* requests */
     uint64_t requests, requests_failed, prompt_tokens, generated_tokens; /* since the start */
+    uint64_t stale_frames; /* answers of plans that were over, which were dropped */
     /* How often each expert was chosen by a row since the start: n_layers x n_experts, zero for
      * layers without experts; NULL for dense models. At most some seconds old. */
     uint64_t *usage;

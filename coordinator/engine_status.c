@@ -90,6 +90,7 @@ static void describe_worker(const struct coord_engine *e, const struct coord_wor
     out->threads = w->threads;
     out->memory_bytes = w->memory_bytes;
     out->rss_bytes = w->rss_bytes;
+    out->stale_frames = w->stale_frames;
     out->rtt_ms = w->clock.samples ? (double)w->clock.best_rtt_ns / 1e6 : 0;
     out->batches = w->batches;
     out->rows = w->rows;
@@ -179,6 +180,7 @@ static void answer_status(void *arg)
     out->requests_failed = e->requests_failed;
     out->prompt_tokens = e->prompt_tokens;
     out->generated_tokens = e->generated_tokens;
+    out->stale_frames = e->stale_frames;
     q->status = PROTO_OK;
 }
 

@@ -57,7 +57,7 @@ struct coord_worker {
     uint32_t threads;
     uint64_t memory_bytes;
     struct net_clock clock;
-    uint64_t steps, rss_bytes;
+    uint64_t steps, rss_bytes, stale_frames;
     uint64_t stepped_ns; /* when it last was seen to compute */
     bool draining;       /* is to leave as soon as others have its part */
     uint32_t blame;      /* connections to and from it that could not be made */
@@ -248,6 +248,7 @@ struct coord_engine {
     uint32_t n_batches;
     uint64_t next_batch, progressed_ns;
     uint64_t requests, requests_failed, prompt_tokens, generated_tokens;
+    uint64_t stale_frames; /* answers to batches of plans that are over */
     struct coord_speed speed;
     struct coord_caches caches;
     uint64_t quiet_ns;     /* since when nothing was computed; replan.c */

@@ -228,6 +228,7 @@ static void on_pong(struct coord_engine *e, struct coord_worker *w, const struct
         e->progressed_ns = w->stepped_ns = now_ns;
     w->steps = pong->steps;
     w->rss_bytes = pong->rss_bytes;
+    w->stale_frames = pong->stale;
 }
 
 static void on_measured(struct coord_engine *e, const struct proto_measured *measured)
@@ -285,10 +286,12 @@ static void on_message(void *arg, net_peer from, const uint8_t *key, struct prot
         on_hello(port, from, key, &msg->hello);
     else if (w)
         on_known(port->engine, w, msg, payload);
-    else
+    else {
         /* A stranger, or a worker that was given up: it says hello again when it notices the
          * silence. */
+        port->engine->stale_frames += msg->kind == PROTO_MSG_RESULT;
         net_link_forget(port->link, from);
+    }
 }
 
 static void on_bad(void *arg, net_peer from, const uint8_t *key, const struct proto_error *error)

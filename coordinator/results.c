@@ -251,13 +251,20 @@ static bool answered(const struct coord_batch *batch)
     return true;
 }
 
+static bool is_in_force(const struct coord_engine *e, uint64_t epoch)
+{
+    return engine__serving(e) && epoch == e->current->epoch;
+}
+
 void engine__on_result(struct coord_engine *e, struct coord_worker *w,
                        const struct proto_result *result, const struct net_payload *payload)
 {
     struct proto_error error;
-    struct coord_batch *batch = NULL;
-    if (engine__serving(e) && result->epoch == e->current->epoch)
-        batch = engine__find_batch(e, result->batch);
+    if (!is_in_force(e, result->epoch)) {
+        e->stale_frames++;
+        return;
+    }
+    struct coord_batch *batch = engine__find_batch(e, result->batch);
     if (!batch || w != e->current->stages[batch->stage])
         return;
     enum proto_status status =
@@ -321,9 +328,11 @@ void engine__on_failed(struct coord_engine *e, struct coord_worker *w,
                        const struct proto_failed *failed)
 {
     struct proto_error error;
-    if (failed->batch && engine__serving(e) && failed->epoch == e->current->epoch) {
+    if (failed->batch && is_in_force(e, failed->epoch)) {
         on_batch_failed(e, w, failed);
-    } else if (!failed->batch && e->next && failed->epoch == e->next->epoch) {
+    } else if (failed->batch) {
+        e->stale_frames++;
+    } else if (e->next && failed->epoch == e->next->epoch) {
         proto_fail(&error, failed->status, "worker \"%s\" could not load its part: %s", w->name,
                    failed->text);
         engine__load_failed(e, w, &error);

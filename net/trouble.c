@@ -20,7 +20,9 @@ struct net__trouble {
     const char *endpoint;
     const struct net_link_handler *handler;
     unsigned unreached; /* attempts since the other side was reached */
+    unsigned cut;       /* connections that ended within the handshake, since one succeeded */
     unsigned failed;    /* handshakes since one succeeded */
+    bool proven;        /* the other side had the right key once */
 };
 
 static void report(struct net__trouble *trouble, enum proto_status status, const char *what)
@@ -29,6 +31,28 @@ static void report(struct net__trouble *trouble, enum proto_status status, const
     proto_fail(&error, status, "%s: %s", trouble->endpoint, what);
     if (trouble->handler->on_trouble)
         trouble->handler->on_trouble(trouble->handler->arg, &error);
+}
+
+static void report_refused(struct net__trouble *trouble)
+{
+    report(
+        trouble, PROTO_REFUSED,
+        "the handshake was refused; the key we have is not this cluster's (make a new token with "
+        "'caravan keygen'), or what listens there is not Caravan");
+}
+
+/* Who has another key breaks off, each time. So does who ends, or is stopped, at that moment, and a
+ * relay with nobody behind it. */
+static void handle_cut(struct net__trouble *trouble)
+{
+    if (++trouble->cut % NEXT_REPORTS != FIRST_REPORT)
+        return;
+    if (trouble->proven)
+        report(trouble, PROTO_LOST,
+               "connections are closed before anything is said; is the coordinator or worker "
+               "running there?");
+    else
+        report_refused(trouble);
 }
 
 static void handle(struct net__trouble *trouble, unsigned event)
@@ -44,15 +68,16 @@ static void handle(struct net__trouble *trouble, unsigned event)
                    "coordinator or worker running there?");
         break;
     case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
-        trouble->failed = 0;
+        trouble->failed = trouble->cut = 0;
+        trouble->proven = true;
         break;
     case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+        handle_cut(trouble);
+        break;
     case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
     case ZMQ_EVENT_HANDSHAKE_FAILED_AUTH:
         if (trouble->failed++ % NEXT_REPORTS == 0)
-            report(trouble, PROTO_REFUSED,
-                   "the handshake was refused; the key we have is not this cluster's (make a new "
-                   "token with 'caravan keygen'), or what listens there is not Caravan");
+            report_refused(trouble);
         break;
     default:
         break;

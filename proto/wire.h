@@ -93,6 +93,7 @@ struct proto_pong {
     uint64_t steps;      /* operations executed so far: stands still only when idle or stuck */
     uint64_t rss_bytes;  /* resident memory */
     bool computing;      /* an operation is being executed at this moment */
+    uint64_t stale;      /* batches dropped so far since their epoch was not in force */
 };
 
 /* A worker that holds routed experts. */

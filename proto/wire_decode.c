@@ -495,7 +495,8 @@ static void take_plain(struct proto_msg *out, const Wire__Msg *wire)
                                         .sent_ns = wire->pong->sent_ns,
                                         .steps = wire->pong->steps,
                                         .rss_bytes = wire->pong->rss_bytes,
-                                        .computing = wire->pong->computing != 0};
+                                        .computing = wire->pong->computing != 0,
+                                        .stale = wire->pong->stale};
         break;
     case PROTO_MSG_PROGRESS:
         out->progress = (struct proto_progress){.epoch = wire->progress->epoch,

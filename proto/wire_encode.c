@@ -102,6 +102,7 @@ static void fill_pong(Wire__Pong *out, const struct proto_pong *pong)
     out->steps = pong->steps;
     out->rss_bytes = pong->rss_bytes;
     out->computing = pong->computing;
+    out->stale = pong->stale;
 }
 
 /* Words that point to a packed list. */

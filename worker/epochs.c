@@ -22,6 +22,8 @@ struct worker_epochs {
     struct worker_change *pending; /* of current, which is not in force until caches are there */
     struct worker_kv_serve *serve;
     uint64_t latest; /* epoch that was to be loaded */
+    uint64_t over;   /* that was in force when the coordinator was lost; 0: none */
+    uint64_t stale;  /* batches that came for no epoch in force */
 };
 
 static uint64_t epoch_of(const struct worker_deployment *d)
@@ -349,13 +351,15 @@ static void begin_change(struct worker_epochs *epochs)
 {
     struct worker_deployment *old = epochs->current;
     uint64_t from = worker_change_commit(epochs->pending)->from;
+    /* Another coordinator may have had a plan of the same number. */
+    bool goes_on = from && from == worker_epochs_serving(epochs);
     epochs->current = epochs->next;
     epochs->next = NULL;
     epochs->previous = old;
     if (!old)
         return;
     put_out_of_use(epochs, old);
-    if (from && from == epoch_of(old))
+    if (goes_on)
         worker_change_inherit(epochs->pending, old->slice);
 }
 
@@ -429,6 +433,7 @@ void worker_epochs_release(struct worker_epochs *epochs, const struct proto_rele
 void worker_epochs_abandon(struct worker_epochs *epochs)
 {
     bury_previous(epochs);
+    epochs->over = epoch_of(epochs->current);
     retire(epochs, &epochs->next);
 }
 
@@ -487,8 +492,9 @@ void worker_epochs_batch(struct worker_epochs *epochs, const uint8_t *key,
                          struct proto_batch *batch, struct net_payload **payload, uint64_t now_ns)
 {
     struct worker_deployment *d = epochs->current;
-    if (!d || d->state != WORKER_SERVING || batch->epoch != epoch_of(d) || !d->slice->exec ||
-        (batch->replay ? key != NULL : !is_before(d, key))) {
+    if (!d || d->state != WORKER_SERVING || batch->epoch != worker_epochs_serving(epochs) ||
+        !d->slice->exec || (batch->replay ? key != NULL : !is_before(d, key))) {
+        epochs->stale++;
         proto_log(PROTO_LOG_DEBUG, "WORKER-BATCH-STALE", "epoch=%llu batch=%llu",
                   (unsigned long long)batch->epoch, (unsigned long long)batch->batch);
         return;
@@ -515,7 +521,7 @@ enum proto_status worker_epochs_pass_on(struct worker_epochs *epochs, struct wor
                                         struct proto_error *error)
 {
     struct worker_deployment *d = epochs->current;
-    if (!d || output->msg.batch.epoch != epoch_of(d))
+    if (!d || output->msg.batch.epoch != worker_epochs_serving(epochs))
         return proto_fail(error, PROTO_NOTFOUND, "its epoch is over");
     if (!d->next)
         return proto_fail(error, PROTO_LOST, "there is no next worker");
@@ -546,7 +552,7 @@ void worker_epochs_usage(struct worker_epochs *epochs, struct proto_msg *msg,
 
 bool worker_epochs_lost(const struct worker_epochs *epochs)
 {
-    return epochs->current && worker_slice_lost(epochs->current->slice);
+    return worker_epochs_serving(epochs) && worker_slice_lost(epochs->current->slice);
 }
 
 uint64_t worker_epochs_latest(const struct worker_epochs *epochs)
@@ -558,7 +564,13 @@ uint64_t worker_epochs_latest(const struct worker_epochs *epochs)
 
 uint64_t worker_epochs_serving(const struct worker_epochs *epochs)
 {
-    return epoch_of(epochs->current);
+    uint64_t epoch = epoch_of(epochs->current);
+    return epoch == epochs->over ? 0 : epoch;
+}
+
+uint64_t worker_epochs_stale(const struct worker_epochs *epochs)
+{
+    return epochs->stale;
 }
 
 uint64_t worker_epochs_steps(const struct worker_epochs *epochs)

@@ -64,7 +64,8 @@ void worker_epochs_chunk(struct worker_epochs *epochs, const struct proto_chunk 
 /* How often experts were chosen; *payload NULL: nothing to tell. */
 void worker_epochs_usage(struct worker_epochs *epochs, struct proto_msg *msg,
                          struct net_payload **payload);
-/* The coordinator is gone: what it was preparing is given up, what serves is kept. */
+/* The coordinator is gone: what it was preparing is given up. What serves is kept for the next
+ * plan's sake, but its epoch is over. */
 void worker_epochs_abandon(struct worker_epochs *epochs);
 
 /* ---- of the stage before, and the next ---- */
@@ -91,8 +92,10 @@ void worker_epochs_tick(struct worker_epochs *epochs, uint64_t now_ns);
 /* The latest epoch that was loaded, 0: none. */
 uint64_t worker_epochs_latest(const struct worker_epochs *epochs);
 
-/* The epoch in force, 0: none; operations executed so far, and whether one is at this moment. */
+/* The epoch in force, 0: none; batches that were dropped as they were of none in force; operations
+ * executed so far, and whether one is at this moment. */
 uint64_t worker_epochs_serving(const struct worker_epochs *epochs);
+uint64_t worker_epochs_stale(const struct worker_epochs *epochs);
 uint64_t worker_epochs_steps(const struct worker_epochs *epochs);
 bool worker_epochs_computing(const struct worker_epochs *epochs);
 

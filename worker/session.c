@@ -36,8 +36,7 @@ struct session {
     char endpoint[NET_ADDRESS_BYTES + 16];        /* that others use for the listener */
     char expert_endpoint[NET_ADDRESS_BYTES + 16]; /* and for experts */
 
-    bool joined;         /* known to the coordinator */
-    uint64_t lost_epoch; /* whose weights were lost under this worker, 0: none */
+    bool joined; /* known to the coordinator */
     uint64_t heard_ns, hello_ns;
     uint32_t deadline_ms;
     bool closing;           /* the links are gone: what is still posted is only freed */
@@ -107,7 +106,8 @@ static void tell_pong(struct session *s, const struct proto_ping *ping, uint64_t
                                      .received_ns = now_ns,
                                      .steps = worker_epochs_steps(s->epochs),
                                      .rss_bytes = resident_bytes(),
-                                     .computing = worker_epochs_computing(s->epochs)}};
+                                     .computing = worker_epochs_computing(s->epochs),
+                                     .stale = worker_epochs_stale(s->epochs)}};
     msg.pong.sent_ns = net_now_ns();
     tell(s, &msg);
 }
@@ -188,10 +188,9 @@ static void lose_coordinator(struct session *s, const char *why)
 static void lose_weights(struct session *s)
 {
     struct proto_msg msg = {.kind = PROTO_MSG_BYE};
-    s->lost_epoch = worker_epochs_serving(s->epochs);
     proto_log(PROTO_LOG_ERROR, "WORKER-WEIGHTS-LOST",
               "epoch=%llu error=\"packed weights were cut short while they were in use\"",
-              (unsigned long long)s->lost_epoch);
+              (unsigned long long)worker_epochs_serving(s->epochs));
     worker_epochs_abandon(s->epochs);
     tell(s, &msg);
     s->joined = false;
@@ -383,7 +382,7 @@ static void on_tick(void *arg)
         join(s, now_ns);
     else if (silent && !s->options->local)
         lose_coordinator(s, "it has been silent for longer than the deadline");
-    else if (worker_epochs_lost(s->epochs) && worker_epochs_serving(s->epochs) != s->lost_epoch)
+    else if (worker_epochs_lost(s->epochs))
         lose_weights(s);
     worker_epochs_tick(s->epochs, now_ns);
     worker_prober_tick(s->prober, now_ns);

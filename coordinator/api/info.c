@@ -98,7 +98,7 @@ static json_t *worker_json(const struct coord_worker_status *w)
                   "embed", w->embed, "head", w->head);
     json_t *numbers = json_pack(
         "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, "
-        "s:o}",
+        "s:I, s:o}",
         "memory_bytes", (json_int_t)w->memory_bytes, "weight_bytes", (json_int_t)w->weight_bytes,
         "kv_limit_bytes", (json_int_t)w->kv_limit_bytes, "scratch_bytes",
         (json_int_t)w->scratch_bytes, "rss_bytes", (json_int_t)w->rss_bytes, "done_bytes",
@@ -107,7 +107,7 @@ static json_t *worker_json(const struct coord_worker_status *w)
         (json_int_t)w->compute_ns, "queue_ns", (json_int_t)w->queue_ns, "wire_ns",
         (json_int_t)w->wire_ns, "wire_back_ns", (json_int_t)w->wire_back_ns, "bytes_in",
         (json_int_t)w->bytes_in, "expert_wait_ns", (json_int_t)w->expert_wait_ns, "slowdown",
-        w->slowdown, "experts", experts_json(w));
+        w->slowdown, "stale_frames", (json_int_t)w->stale_frames, "experts", experts_json(w));
     json_t *profile = w->profiled ? profile_json(&w->profile) : json_null();
     if (json_object_set_new(numbers, "profile", profile) || !json ||
         json_object_update_new(json, numbers)) {
@@ -191,7 +191,7 @@ static json_t *status_json(const struct coord_status *s)
     }
     return json_pack(
         "{s:s, s:I, s:s, s:I, s:I, s:b, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, "
-        "s:o, s:s, s:o, s:o}",
+        "s:o, s:s, s:o, s:o, s:I}",
         "model", s->model, "epoch", (json_int_t)s->epoch, "kv", kern_kv_name(s->kv), "ctx",
         (json_int_t)s->ctx, "max_rows", (json_int_t)s->max_rows, "ready", s->ready, "exact",
         !s->inexact, "missing", s->missing, "active", (json_int_t)s->active, "waiting",
@@ -199,7 +199,8 @@ static json_t *status_json(const struct coord_status *s)
         (json_int_t)s->requests, "requests_failed", (json_int_t)s->requests_failed, "prompt_tokens",
         (json_int_t)s->prompt_tokens, "generated_tokens", (json_int_t)s->generated_tokens,
         "workers", workers, "links", links_json(s), "expert_usage", usage_json(s), "plan", s->plan,
-        "parts", parts_json(s), "caches", caches_json(&s->caches));
+        "parts", parts_json(s), "caches", caches_json(&s->caches), "stale_frames",
+        (json_int_t)s->stale_frames);
 }
 
 enum MHD_Result api__status(struct api__request *r)

@@ -40,6 +40,8 @@ static void print_cluster(FILE *out, const struct coord_status *s)
     print_one(out, "prompt_tokens_total", "counter", "Tokens of prompts computed.",
               s->prompt_tokens);
     print_one(out, "generated_tokens_total", "counter", "Tokens generated.", s->generated_tokens);
+    print_one(out, "stale_frames_total", "counter",
+              "Answers of plans that were over, which were dropped.", s->stale_frames);
     print_one(out, "requests_active", "gauge", "Requests being computed.", s->active);
     print_one(out, "requests_waiting", "gauge", "Requests in the queue.", s->waiting);
     print_one(out, "requests_active_limit", "gauge", "Requests computed at once, at most.",
@@ -72,6 +74,8 @@ static const struct series worker_series[] = {
     {"worker_memory_bytes", "gauge", "Memory that the worker offers.", COUNT, FIELD(memory_bytes)},
     {"worker_weight_bytes", "gauge", "Weights that the worker holds.", COUNT, FIELD(weight_bytes)},
     {"worker_rss_bytes", "gauge", "Resident memory of the worker.", COUNT, FIELD(rss_bytes)},
+    {"worker_stale_frames_total", "counter", "Batches of plans that were over, which it dropped.",
+     COUNT, FIELD(stale_frames)},
     {"worker_rtt_seconds", "gauge", "Round trip from the coordinator.", MILLISECONDS,
      FIELD(rtt_ms)},
     {"worker_read_bytes_per_second", "gauge",

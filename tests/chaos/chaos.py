@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Chaos: workers are killed, stopped, cut off, added and drained, the coordinator is killed, disks
-fill up, while clients stream texts that they know. Every text must be the undisturbed one, no
-client may see an error, nothing may be left behind.
+"""Chaos: workers are killed, stopped, cut off, added and drained, the network falls in two halves,
+the coordinator is killed, disks fill up, while clients stream texts that they know. Every text must
+be the undisturbed one, no client may see an error, nothing may be left behind.
 """
 import argparse
 import collections
@@ -18,21 +18,24 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cluster"))
 import clients  # noqa: E402
 import cluster  # noqa: E402
+import disk  # noqa: E402
 import network  # noqa: E402
 
 WORKERS = 4        # that the cluster has at the start; a fifth comes and goes
-KINDS = ("kill", "stop", "restart", "join_and_drain", "fill_disk", "cut")
+KINDS = ("kill", "stop", "restart", "join_and_drain", "fill_disk", "cut", "split")
+ON_NETWORK = ("cut", "split")
+DISK_KB = 16 << 10
 SETTLE_S = 90      # for what runs when the faults are over
 
 
-class Chaotic(cluster.Cluster):
-    """A cluster whose workers are machines of their own, if that can be."""
+class Chaotic(disk.OnDisks):
+    """A cluster whose workers are machines of their own, with disks of their own, if that can be."""
 
     def __init__(self, case, model, hosts):
         self.hosts = hosts
-        super().__init__(case, model, workers=WORKERS, options=[
-            "--state", case.dir / "state",
-            "--parallel", "8", "--patience", "120"])
+        disks = {i: DISK_KB for i in range(1, WORKERS + 1)} if disk.private_view() else {}
+        super().__init__(case, model, disks, workers=WORKERS, options=[
+            "--state", case.dir / "state", "--parallel", "8", "--patience", "120"])
         if hosts:
             self.token = case.succeed("keygen", "--address", f"{hosts.address(0)}:{self.port}",
                                       "--out", self.key, "--force").decode().strip()
@@ -52,10 +55,9 @@ class Faults:
 
     def __init__(self, c, hosts, random_):
         self.c, self.hosts, self.random = c, hosts, random_
-        self.ballast = []
 
     def names(self):
-        return [kind for kind in KINDS if kind != "cut" or self.hosts]
+        return [kind for kind in KINDS if kind not in ON_NETWORK or self.hosts]
 
     def one_of_the_workers(self):
         return self.random.choice(sorted(i for i in self.c.workers if i <= WORKERS))
@@ -84,6 +86,14 @@ class Faults:
         self.hosts.heal(i)
         return f"w{i}"
 
+    def split(self):
+        """Two workers, enough to hold the model, and the others with the coordinator."""
+        away = self.random.sample(range(1, WORKERS + 1), WORKERS // 2)
+        self.hosts.split(away)
+        self.pause(0.2, 5)
+        self.hosts.join(away)
+        return "".join(f"w{i} " for i in away).strip()
+
     def restart(self):
         self.c.server.kill()
         self.pause(0, 1)
@@ -104,8 +114,20 @@ class Faults:
         return f"w{i}"
 
     def fill_disk(self):
-        """A folder that takes no more files stands for a disk that is full."""
+        """The worker has lost its weights, and has no room for them, or for some of them."""
         i = self.one_of_the_workers()
+        if i not in self.c.disks:
+            return self.block_folder(i)
+        self.c.workers[i].kill()
+        self.c.disks[i].empty()
+        self.c.disks[i].fill(leave=self.random.choice([0, 400000]))
+        self.c.start_worker(i)
+        self.pause(0.5, 2)
+        self.c.disks[i].free()
+        return f"w{i}"
+
+    def block_folder(self, i):
+        """A folder that takes no more files stands for a disk that is full."""
         folder = self.c.cache(i)
         hidden = folder.with_name(folder.name + "-hidden")
         self.c.workers[i].kill()
@@ -238,6 +260,8 @@ def main():
     hosts = network.Network(WORKERS + 1) if network.available() else None
     if not hosts:
         print("links are not cut: network namespaces need root and ip")
+    if not disk.private_view():
+        print("disks are not filled: small ones cannot be mounted here; folders are blocked instead")
     with tempfile.TemporaryDirectory(prefix="caravan-chaos-") as folder:
         world = cluster.World(arguments.build, pathlib.Path(folder))
         case = cluster.Case(world, "chaos")

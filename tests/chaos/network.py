@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Machines that are network namespaces, joined by a bridge; the cable of each can be taken out."""
+"""Machines that are network namespaces, joined by a bridge; the cable of each can be taken out, or
+put into another bridge."""
 import contextlib
 import os
 import shutil
@@ -24,8 +25,9 @@ class Network:
         self.subnet = f"10.78.{os.getpid() % 250}"
         self.hub = f"cvh{self.tag}"
         ip("netns", "add", self.hub)
-        ip("-n", self.hub, "link", "add", "bridge", "type", "bridge")
-        ip("-n", self.hub, "link", "set", "bridge", "up")
+        for bridge in ("bridge", "other"):
+            ip("-n", self.hub, "link", "add", bridge, "type", "bridge")
+            ip("-n", self.hub, "link", "set", bridge, "up")
         self.plug_in(f"cv{self.tag}", 0, None)
         for i in range(1, n + 1):
             ip("netns", "add", self.name(i))
@@ -57,6 +59,15 @@ class Network:
 
     def heal(self, i):
         ip("-n", self.hub, "link", "set", f"port{i}", "up")
+
+    def split(self, hosts):
+        """These reach one another, but none of the rest."""
+        for i in hosts:
+            ip("-n", self.hub, "link", "set", f"port{i}", "master", "other")
+
+    def join(self, hosts):
+        for i in hosts:
+            ip("-n", self.hub, "link", "set", f"port{i}", "master", "bridge")
 
     def end(self):
         with contextlib.suppress(OSError):

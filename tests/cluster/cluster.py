@@ -343,12 +343,14 @@ class Cluster:
         self.case, self.model, self.n = case, model, workers
         self.options, self.worker_options = list(options), list(worker_options)
         self.port, self.http_port = free_port(), free_port()
-        self.key = case.dir / "cluster.key"
-        self.token = text_of(case.succeed("keygen", "--address", f"127.0.0.1:{self.port}", "--out",
-                                          self.key, "--force")).strip()
-        self.token_file = case.dir / "token"
-        self.token_file.write_text(self.token + "\n")
+        self.key, self.token_file = case.dir / "cluster.key", case.dir / "token"
         self.server, self.workers, self.starts = None, {}, 0
+        self.make_keys()
+
+    def make_keys(self):
+        self.token = text_of(self.case.succeed("keygen", "--address", f"127.0.0.1:{self.port}",
+                                               "--out", self.key, "--force")).strip()
+        self.token_file.write_text(self.token + "\n")
 
     def start(self):
         """Starts everybody and waits until the model is served."""

@@ -19,6 +19,8 @@ import traceback
 sys.dont_write_bytecode = True
 import cluster  # noqa: E402
 
+SLOWEST = 10  # tests that are named in the end
+
 
 def collect(names):
     found = []
@@ -63,6 +65,12 @@ def show(name, verdict, words, seconds):
         print(words, flush=True)
 
 
+def show_slowest(times):
+    if len(times) > SLOWEST:
+        slowest = sorted(times, reverse=True)[:SLOWEST]
+        print("slowest:", ", ".join(f"{name} {seconds:.0f} s" for seconds, name in slowest))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,7 +79,7 @@ def main():
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     tests = collect(options.names)
-    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    counts, times = {"passed": 0, "failed": 0, "skipped": 0}, []
     with tempfile.TemporaryDirectory(prefix="caravan-cluster-") as folder, \
             concurrent.futures.ThreadPoolExecutor(options.j) as pool:
         world = cluster.World(options.build, pathlib.Path(folder))
@@ -79,6 +87,8 @@ def main():
         for done in concurrent.futures.as_completed(running):
             show(running[done], *done.result())
             counts[done.result()[0]] += 1
+            times.append((done.result()[2], running[done]))
+    show_slowest(times)
     print(", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
     return 1 if counts["failed"] or not tests else 0
 

@@ -2,12 +2,11 @@
 """Workers come and go while clients stream: every text is the undisturbed one."""
 import http.client
 import json
-import selectors
 import signal
-import socket
 import threading
 
-from cluster import Cluster, Stream, free_port
+from cluster import Cluster, Stream
+from relay import Relayed
 
 PROMPTS = ["hello there", "the caravan goes on " * 20, "one two three"]
 SAMPLED = {"temperature": 0.9, "top_p": 0.9, "seed": 11}
@@ -301,81 +300,14 @@ def test_patience(case):
 
 # ---- connections between workers ----
 
-class Relay(threading.Thread):
-    """A way to a port that can be cut without either end hearing of it: what is sent is swallowed,
-    on the connections that are there, or for ever."""
-
-    def __init__(self, port):
-        super().__init__(daemon=True)
-        self.to, self.pairs, self.swallowed = port, {}, set()
-        self.swallow_new = False
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.selector = selectors.DefaultSelector()
-        self.selector.register(self.listener, selectors.EVENT_READ)
-        self.start()
-
-    def cut(self, for_ever=False):
-        self.swallow_new = for_ever
-        self.swallowed = set(self.pairs)
-
-    def accept(self):
-        a, _ = self.listener.accept()
-        try:
-            b = socket.create_connection(("127.0.0.1", self.to))
-        except ConnectionRefusedError:
-            a.close()
-            return
-        self.pairs[a], self.pairs[b] = b, a
-        if self.swallow_new:
-            self.swallowed |= {a, b}
-        for s in (a, b):
-            self.selector.register(s, selectors.EVENT_READ)
-
-    def forward(self, s):
-        try:
-            data = s.recv(1 << 16)
-            if data and s not in self.swallowed:
-                self.pairs[s].sendall(data)
-        except OSError:
-            data = b""
-        if not data:
-            other = self.pairs.pop(s)
-            self.pairs.pop(other)
-            for end in (s, other):
-                self.selector.unregister(end)
-                end.close()
-
-    def run(self):
-        while True:
-            for key, _ in self.selector.select():
-                if key.fileobj is self.listener:
-                    self.accept()
-                elif key.fileobj in self.pairs:
-                    self.forward(key.fileobj)
-
-
-def start_with_relays(c):
-    relays = {}
-    c.start_server()
-    for i in range(1, c.n + 1):
-        port = free_port()
-        relays[i] = Relay(port)
-        c.start_worker(i, "--listen", f"127.0.0.1:{port}", "--advertise",
-                       f"127.0.0.1:{relays[i].port}")
-    c.wait_ready()
-    return relays
-
-
 def test_cut_connection(case):
     """A connection between two workers swallows what is sent: it is made anew, nobody is left out,
     and nothing that is cached is computed again."""
-    c = Cluster(case, case.world.small(), options=["--deadline", "1", "-v"])
-    relays = start_with_relays(c)
-    clients = Clients(c)
+    c = Relayed(case, case.world.small(), options=["--deadline", "1", "-v"]).start()
+    clients = Clients(c, 300)
     order = c.order()
-    clients.disturb(relays[order[1]].cut)
-    clients.disturb(relays[order[2]].cut)
+    clients.disturb(c.to_worker[order[1]].cut)
+    clients.disturb(c.to_worker[order[2]].cut)
     assert c.order() == order
     assert "COORD-SUSPECT" in c.server.err() and "COORD-REPLAY" not in c.server.err()
     assert "COORD-WORKER-LOST" not in c.server.err()
@@ -383,10 +315,9 @@ def test_cut_connection(case):
 
 def test_worker_out_of_reach(case):
     """It stays cut: the plan does without one of the two workers."""
-    c = Cluster(case, case.world.small(), options=["--deadline", "1"])
-    relays = start_with_relays(c)
-    clients = Clients(c, 500)
-    clients.disturb(lambda: relays[c.order()[2]].cut(for_ever=True))
+    c = Relayed(case, case.world.small(), options=["--deadline", "1"]).start()
+    clients = Clients(c, 300)
+    clients.disturb(lambda: c.to_worker[c.order()[2]].cut(for_ever=True))
     assert len(members(c)) == 2
 
 

@@ -2,12 +2,10 @@
 """Workers over TCP: weights travel into caches, requests share the stages."""
 import concurrent.futures
 import os
-import pathlib
 import re
 import shutil
-import subprocess
 
-from cluster import Cluster, Skip, Stream, packed, pieces
+from cluster import Cluster, Stream, packed, pieces
 
 MEGABYTE = 1 << 20
 
@@ -196,33 +194,3 @@ def test_damaged_piece(case):
     c.wait_ready()
     assert c.complete() == text
     pieces(c.cache(1))
-
-
-def small_disk(folder, megabytes):
-    """The start of a command line that runs a program with a full disk mounted on folder."""
-    for unshare in (["unshare", "-m"], ["unshare", "-Urm"]):
-        argv = unshare + ["sh", "-c", f"mount -t tmpfs -o size={megabytes}m tmpfs '{folder}' && "
-                                      'exec "$@"', "sh"]
-        if shutil.which("unshare") and subprocess.run(argv + ["true"], check=False,
-                                                      capture_output=True).returncode == 0:
-            return argv
-    raise Skip("no small disk can be mounted here")
-
-
-def test_full_disk(case):
-    """A worker whose cache does not fit serves without it, and says so once."""
-    with_one = Cluster(case, case.world.large(), workers=1).start()
-    text = with_one.complete()
-    with_one.server.stop()
-    with_one.workers[1].stop()
-    c = Cluster(case, with_one.model, workers=2)
-    c.cache(2).mkdir()
-    prefix = small_disk(c.cache(2), 20)
-    c.start_server()
-    c.start_worker(1)
-    c.workers[2] = case.start("w2", prefix + c.worker_argv(2))
-    c.wait_ready()
-    assert c.complete() == text
-    said = re.findall("warn.*", c.workers[2].err())
-    assert len(said) == 1 and str(c.cache(2)) in said[0] and "room" in said[0], said
-    pieces(pathlib.Path(f"/proc/{c.workers[2].pid}/root{c.cache(2)}"))

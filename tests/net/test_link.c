@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <CUnit/Basic.h>
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "side.h"
@@ -216,6 +218,36 @@ static void test_listener_may_come_late_and_come_back(void)
     close_pair();
 }
 
+/* What listens where the server was takes connections and closes them at once. */
+static void test_handshakes_cut_short(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    char endpoint[128];
+    open_pair("tcp://127.0.0.1:0");
+    CU_ASSERT_EQUAL(side_send(&client, 0, 1, 3), PROTO_OK);
+    CU_ASSERT_TRUE_FATAL(side_wait(&server, &server.n_heard, 1));
+    strcpy(endpoint, net_link_endpoint(server.link));
+    struct net_keypair key = server.key;
+    side_finish(&server);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons((uint16_t)atoi(strrchr(endpoint, ':') + 1));
+    int relay = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
+    setsockopt(relay, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    CU_ASSERT_EQUAL_FATAL(bind(relay, (struct sockaddr *)&address, sizeof address), 0);
+    CU_ASSERT_EQUAL_FATAL(listen(relay, 8), 0);
+    for (int i = 0; i < 5; i++)
+        close(accept(relay, NULL, NULL));
+    CU_ASSERT_TRUE(side_wait(&client, &client.n_trouble, 1));
+    CU_ASSERT_EQUAL(client.trouble.status, PROTO_LOST);
+    close(relay);
+    side_start(&server);
+    server.key = key;
+    CU_ASSERT_EQUAL_FATAL(side_listen(&server, endpoint, NULL), PROTO_OK);
+    CU_ASSERT_EQUAL(side_send(&client, 0, 2, 3), PROTO_OK);
+    CU_ASSERT_TRUE_FATAL(side_wait(&server, &server.n_heard, 1));
+    close_pair();
+}
+
 static void test_port_taken(void)
 {
     side_start(&server);
@@ -361,6 +393,7 @@ int main(void)
     CU_ADD_TEST(suite, test_ping_pong);
     CU_ADD_TEST(suite, test_large_payload);
     CU_ADD_TEST(suite, test_wrong_server_key);
+    CU_ADD_TEST(suite, test_handshakes_cut_short);
     CU_ADD_TEST(suite, test_nobody_listens);
     CU_ADD_TEST(suite, test_listener_may_come_late_and_come_back);
     CU_ADD_TEST(suite, test_port_taken);

@@ -163,6 +163,7 @@ static void check_plain(const struct proto_msg *a, const struct proto_msg *b)
         SAME(pong.steps);
         SAME(pong.rss_bytes);
         SAME(pong.computing);
+        SAME(pong.stale);
         break;
     case PROTO_MSG_PROGRESS:
         SAME(progress.epoch);

@@ -43,7 +43,7 @@ static const struct proto_msg samples[] = {
     [PROTO_MSG_REFUSE] = {.kind = PROTO_MSG_REFUSE,
                           .refuse = {PROTO_VERSION, (char *)"version 2, not 1"}},
     [PROTO_MSG_PING] = {.kind = PROTO_MSG_PING, .ping.sent_ns = 0x0123456789abcdef},
-    [PROTO_MSG_PONG] = {.kind = PROTO_MSG_PONG, .pong = {11, 12, 13, 14, 15, true}},
+    [PROTO_MSG_PONG] = {.kind = PROTO_MSG_PONG, .pong = {11, 12, 13, 14, 15, true, 16}},
     [PROTO_MSG_LOAD] = {.kind = PROTO_MSG_LOAD,
                         .load = {.epoch = 2,
                                  .has_stage = true,

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker whose processor is taken away for most of the time."""
+import signal
+import threading
+
+from cluster import text_of
+from test_decide import Apart, holders
+from test_survey import surveyed
+
+RUNS_S, STOPS_S = 0.002, 0.008
+
+
+class Throttle(threading.Thread):
+    """Lets a process run for a fifth of the time, in slices shorter than a batch."""
+
+    def __init__(self, process):
+        super().__init__(daemon=True)
+        self.process, self.ended = process, threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.ended.wait(RUNS_S):
+            self.process.send(signal.SIGSTOP)
+            self.ended.wait(STOPS_S)
+            self.process.send(signal.SIGCONT)
+
+    def end(self):
+        self.ended.set()
+        self.join()
+
+
+def test_throttled_worker(case):
+    """It is noticed, said, and left out, as two of the three can hold the model; texts stay."""
+    c = Apart(case, case.world.large(), workers=3, options=["--ctx", "512"],
+              worker_options=["--memory", "0.12"]).start()
+    surveyed(case, c, 3)
+    text = c.complete(64)
+    slow = c.order()[0]
+    throttle = Throttle(c.workers[slow])
+
+    def look():
+        assert c.complete(64) == text, "another text"
+        return f"w{slow}" not in holders(c.status())
+    try:
+        case.until(look, "a plan without the slow worker")
+    finally:
+        throttle.end()
+    assert f"COORD-WORKER-SLOW name=w{slow}" in c.server.err()
+    [worker] = [w for w in c.status()["workers"] if w["name"] == f"w{slow}"]
+    assert worker["state"] == "standby" and worker["slowdown"] > 1.5, worker
+    shown = text_of(case.succeed("status", "--server", f"http://127.0.0.1:{c.http_port}"))
+    assert "x slower" in shown, shown
+    assert c.complete(64) == text
