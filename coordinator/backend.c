@@ -173,3 +173,20 @@ enum proto_status coord_backend_complete(struct coord_backend *backend,
     free(ids);
     return status;
 }
+
+int coord_client_command(const struct coord_command *command, int argc, char **argv,
+                         coord_client_fn *fn, void *user)
+{
+    struct coord_cli cli;
+    struct proto_error error;
+    struct api_client *client = NULL;
+    coord_cli_default(&cli);
+    int stop = coord_cli_parse(&cli, command, argc, argv);
+    if (stop >= 0)
+        return stop;
+    enum proto_status status = api_client_create(&client, cli.server, cli.api_key, &error);
+    if (status == PROTO_OK)
+        status = fn(client, &cli, user, &error);
+    api_client_destroy(client);
+    return status ? coord_cli_fail(command, &error) : 0;
+}

@@ -39,4 +39,11 @@ enum proto_status coord_backend_complete(struct coord_backend *backend,
                                          bool special, api_client_text_fn *on_text, void *user,
                                          struct coord_event *done, struct proto_error *error);
 
+/* The whole of a command of a coordinator that runs already: reads the command line, connects and
+ * calls. The exit status. */
+typedef enum proto_status coord_client_fn(struct api_client *client, const struct coord_cli *cli,
+                                          void *user, struct proto_error *error);
+int coord_client_command(const struct coord_command *command, int argc, char **argv,
+                         coord_client_fn *fn, void *user);
+
 #endif

@@ -134,7 +134,7 @@ static void explain(struct shard_plan *plan, const struct question *q,
                        &q->load, q->options.aim);
 }
 
-/* ---- by search ---- */
+/* ---- advice ---- */
 
 /* Adds what quantisation would fit. */
 static void recommend(const struct coord_engine *e, const struct question *q,
@@ -155,19 +155,6 @@ static void recommend(const struct coord_engine *e, const struct question *q,
                    types[type].name);
     else
         proto_fail(error, PROTO_CAPACITY, "%s; no quantisation is small enough", text);
-}
-
-static enum proto_status search(struct shard_plan **out, struct question *q,
-                                struct proto_error *error)
-{
-    struct plan_answer *answer = NULL;
-    enum proto_status status = plan_search(&answer, q->shape, q->cluster, &q->options, error);
-    if (!status)
-        status = shard_plan_from(out, answer->placement, q->shape, error);
-    if (!status)
-        explain(*out, q, answer->placement, &answer->cost, "");
-    plan_answer_destroy(answer);
-    return status;
 }
 
 /* ---- by rule ---- */
@@ -246,14 +233,77 @@ static enum proto_status price(struct plan_cost *cost, const struct question *q,
     return plan_cost_estimate(cost, NULL, placement, q->shape, q->cluster, &q->load, error);
 }
 
-/* What is expected of a plan that was dealt, where that is known. */
-static void expect(struct shard_plan *plan, const struct question *q)
+/* ---- by search ---- */
+
+/* Some of the engine's workers. */
+struct some {
+    const struct coord_engine *e;
+    struct coord_worker *const *workers;
+    uint32_t n;
+};
+
+static uint32_t number_in_last(const void *arg, const struct shard_plan *plan, uint32_t worker)
+{
+    const struct some *some = arg;
+    (void)plan;
+    return engine__last_worker(some->e, some->workers, some->n, worker);
+}
+
+/* The plan of an earlier life, where it still is one; *cost of it. */
+static enum proto_status place_last(struct plan_placement **out, struct plan_cost *cost,
+                                    const struct question *q, const struct some *some)
+{
+    if (!engine__last_plan_possible(some->e, some->workers, some->n))
+        return PROTO_NOTFOUND;
+    enum proto_status status = place(out, q, some->e->last_plan, number_in_last, some, NULL);
+    /* It comes from a file: first whether it is whole, then whether it fits. */
+    if (!status)
+        status = plan_placement_check(*out, q->shape, q->cluster, NULL);
+    if (status)
+        return status;
+    plan_placement_measure(*out, q->shape, q->cluster);
+    if ((status = plan_placement_refine(*out, q->shape, q->cluster, NULL)) ||
+        (status = plan_placement_check(*out, q->shape, q->cluster, NULL)))
+        return status;
+    return price(cost, q, *out, NULL);
+}
+
+/* Whether what was found is too little better for all to be loaded anew. */
+static bool goes_on(const struct question *q, const struct some *some, const struct plan_cost *last,
+                    const struct plan_cost *found)
+{
+    double gain = plan_objective(last, q->options.aim) / plan_objective(found, q->options.aim) - 1;
+    return gain * 100 <= some->e->options.rebalance_percent;
+}
+
+static enum proto_status search(struct shard_plan **out, struct question *q,
+                                const struct some *some, struct proto_error *error)
+{
+    struct plan_answer *answer = NULL;
+    struct plan_placement *last = NULL;
+    struct plan_cost cost;
+    enum proto_status status = plan_search(&answer, q->shape, q->cluster, &q->options, error);
+    bool keeps = !status && place_last(&last, &cost, q, some) == PROTO_OK &&
+                 goes_on(q, some, &cost, &answer->cost);
+    if (!status)
+        status = shard_plan_from(out, keeps ? last : answer->placement, q->shape, error);
+    if (!status && keeps)
+        explain(*out, q, last, &cost, "as before, ");
+    else if (!status)
+        explain(*out, q, answer->placement, &answer->cost, "");
+    plan_placement_destroy(last);
+    plan_answer_destroy(answer);
+    return status;
+}
+
+/* What is expected of a plan that was not searched, where that is known. */
+static void expect(struct shard_plan *plan, const struct question *q, const char *how)
 {
     struct plan_placement *placement = NULL;
     struct plan_cost cost;
     if (place(&placement, q, plan, same_number, NULL, NULL) == PROTO_OK &&
         price(&cost, q, placement, NULL) == PROTO_OK)
-        explain(plan, q, placement, &cost, "by rule, ");
+        explain(plan, q, placement, &cost, how);
     plan_placement_destroy(placement);
 }
 
@@ -265,13 +315,13 @@ static enum proto_status choose(const struct coord_engine *e, const struct coord
     bool measured = all_profiled(workers, n);
     enum proto_status status = measured ? ask(&q, e, workers, n, error) : PROTO_OK;
     if (!status && engine__may_search(e) && measured && !one_computer(workers, n))
-        status = search(out, &q, error);
+        status = search(out, &q, &(struct some){e, workers, n}, error);
     else if (!status)
         status = deal(e, wish, workers, n, out, error);
     if (status == PROTO_CAPACITY && (measured || ask(&q, e, workers, n, NULL) == PROTO_OK))
         recommend(e, &q, error);
     else if (!status && measured && !(*out)->why[0])
-        expect(*out, &q);
+        expect(*out, &q, "by rule, ");
     finish(&q);
     return status;
 }
@@ -303,6 +353,22 @@ enum proto_status engine__choose_plan(const struct coord_engine *e,
         if (!(less = choose(e, &wish, workers, n, out, &ignored)))
             status = PROTO_OK;
     return status;
+}
+
+/* What was measured of others says nothing. */
+void engine__explain_change(const struct coord_engine *e, struct shard_plan *plan,
+                            struct coord_worker *const *workers, uint32_t n)
+{
+    struct question q = {0};
+    bool profiled = true;
+    for (uint32_t i = 0; i < plan->n_stages; i++)
+        profiled &= workers[plan->stages[i].worker]->profiled;
+    for (uint32_t i = 0; i < plan->n_hosts; i++)
+        profiled &= workers[plan->hosts[i].worker]->profiled;
+    plan->why[0] = 0;
+    if (profiled && ask(&q, e, workers, n, NULL) == PROTO_OK)
+        expect(plan, &q, "after a change, ");
+    finish(&q);
 }
 
 /* ---- what the plan in force is to take ---- */

@@ -86,7 +86,10 @@ static enum proto_status check(const struct coord_cli *cli, const struct questio
                           cli->model ? "--model" : "--server");
     if (q->load.clients && cli->server)
         return proto_fail(error, PROTO_INVALID,
-                          "--clients measures a cluster of this command's own: leave out --server");
+                          "--clients is for a cluster that this command starts itself, not for the "
+                          "one at %.200s: leave out --server, name the model with -m FILE, and say "
+                          "--workers N where workers are elsewhere",
+                          cli->server);
     if (q->load.requests && !q->load.clients)
         return proto_fail(error, PROTO_INVALID, "--requests is for --clients");
     if (q->load.requests && q->load.requests < q->load.clients)
@@ -136,7 +139,8 @@ int command_bench(int argc, char **argv)
         {'r', "rounds", "N", "rounds that are counted (default 3)", COORD_OPTION_U32,
          &q.params.n_rounds, 1, 64, NULL},
         {0, "clients", "N",
-         "many requests instead: clients that send one when the last is answered", COORD_OPTION_U32,
+         "many requests instead: clients that send one when the last is answered (not with "
+         "--server)", COORD_OPTION_U32,
          &q.load.clients, 1, COORD_LOAD_MAX_CLIENTS, NULL},
         {0, "requests", "N", "with --clients: requests of all together (8 each)", COORD_OPTION_U32,
          &q.load.requests, 1, COORD_LOAD_MAX_REQUESTS, NULL},

@@ -5,8 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "coordinator/api/client.h"
-#include "coordinator/options.h"
+#include "coordinator/backend.h"
 
 #define POLL_MS 200
 
@@ -32,9 +31,11 @@ static enum proto_status look(struct api_client *client, const char *worker, boo
     return status;
 }
 
-static enum proto_status drain(struct api_client *client, const char *worker,
+static enum proto_status drain(struct api_client *client, const struct coord_cli *cli, void *user,
                                struct proto_error *error)
 {
+    const char *worker = cli->positional[0];
+    (void)user;
     const struct timespec pause = {.tv_nsec = POLL_MS * 1000000l};
     bool gone = false;
     enum proto_status status = api_client_drain(client, worker, error);
@@ -60,16 +61,5 @@ int command_drain(int argc, char **argv)
         .min_positional = 1,
         .max_positional = 1,
     };
-    struct coord_cli cli;
-    coord_cli_default(&cli);
-    int rc = coord_cli_parse(&cli, &command, argc, argv);
-    if (rc >= 0)
-        return rc;
-    struct api_client *client = NULL;
-    struct proto_error error;
-    enum proto_status status = api_client_create(&client, cli.server, cli.api_key, &error);
-    if (status == PROTO_OK)
-        status = drain(client, cli.positional[0], &error);
-    api_client_destroy(client);
-    return status ? coord_cli_fail(&command, &error) : 0;
+    return coord_client_command(&command, argc, argv, drain, NULL);
 }

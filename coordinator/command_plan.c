@@ -15,11 +15,32 @@
 #include "coordinator/plan/simulated.h"
 #include "coordinator/plan/text.h"
 
+/* Options that a cluster which runs leaves no choice in. */
+enum decided {
+    CTX,
+    PARALLEL,
+    BATCH,
+    KV,
+    PROMPT,
+    ANSWER,
+    SPLIT,
+    SLICES,
+    REPLICAS,
+    STAGES,
+    CPU_ONLY,
+    N_DECIDED
+};
+
+static const char *const decided_names[N_DECIDED] = {
+    "ctx",   "parallel",      "batch",    "kv",     "prompt",  "answer",
+    "split", "expert-slices", "replicas", "stages", "cpu-only"};
+
 /* What the command line says. */
 struct arguments {
     const char *model, *cluster, *aim, *split, *html;
     const char *server, *api_key;
     bool list, simulate, json, apply;
+    bool given[N_DECIDED];
     struct coord_plan_request request;
     struct plan_simulation simulation;
     float rate, zipf;
@@ -114,12 +135,25 @@ static enum proto_status write_page(const char *path, const char *page, struct p
     return failed ? proto_fail_errno(error, errno, "cannot write", path) : PROTO_OK;
 }
 
+static enum proto_status check_decided(const struct arguments *a, struct proto_error *error)
+{
+    for (int i = 0; i < N_DECIDED; i++)
+        if (a->given[i])
+            return proto_fail(error, PROTO_INVALID,
+                              "--%s is for the plan of a model; a cluster that runs is compared "
+                              "as it was started: leave it out, or name a model and a --cluster",
+                              decided_names[i]);
+    return PROTO_OK;
+}
+
 static enum proto_status compare(const struct arguments *a, struct proto_error *error)
 {
     struct api_client *client = NULL;
     struct api_client_plan plan = {
         .aim = a->aim, .apply = a->apply, .html = a->html != NULL, .as_json = a->json};
-    enum proto_status status = api_client_create(&client, a->server, a->api_key, error);
+    enum proto_status status = check_decided(a, error);
+    if (!status)
+        status = api_client_create(&client, a->server, a->api_key, error);
     if (!status)
         status = api_client_plan(client, &plan, error);
     api_client_destroy(client);
@@ -191,27 +225,27 @@ int command_plan(int argc, char **argv)
         {0, "for", "AIM", "latency, throughput or balanced (latency)", COORD_OPTION_TEXT, &a.aim, 0,
          0, NULL},
         {'c', "ctx", "N", "positions of a sequence (the model's, at most 8192)", COORD_OPTION_U32,
-         &ctx, 1, PROTO_MAX_CONTEXT, NULL},
+         &ctx, 1, PROTO_MAX_CONTEXT, &a.given[CTX]},
         {0, "parallel", "N", "sequences computed at once (4)", COORD_OPTION_U32, &shape->max_seqs,
-         1, PROTO_MAX_SEQUENCES, NULL},
+         1, PROTO_MAX_SEQUENCES, &a.given[PARALLEL]},
         {0, "batch", "N", "rows of a batch at most (512)", COORD_OPTION_U32, &shape->max_rows, 1,
-         PROTO_MAX_BATCH_ROWS, NULL},
+         PROTO_MAX_BATCH_ROWS, &a.given[BATCH]},
         {0, "kv", "TYPE", "how KV is kept: f32, f16, q8_0 or q4_0 (f32)", COORD_OPTION_KV,
-         &shape->kv, 0, 0, NULL},
+         &shape->kv, 0, 0, &a.given[KV]},
         {0, "prompt", "N", "tokens of a prompt (512)", COORD_OPTION_U32, &search->load.prompt, 1,
-         PROTO_MAX_CONTEXT, NULL},
+         PROTO_MAX_CONTEXT, &a.given[PROMPT]},
         {0, "answer", "N", "tokens of its answer (256)", COORD_OPTION_U32, &search->load.answer, 1,
-         PROTO_MAX_CONTEXT, NULL},
+         PROTO_MAX_CONTEXT, &a.given[ANSWER]},
         {0, "split", "HOW", "auto, layers or experts (auto)", COORD_OPTION_TEXT, &a.split, 0, 0,
-         NULL},
+         &a.given[SPLIT]},
         {0, "expert-slices", "N", "cut each expert elsewhere in N (as is best)", COORD_OPTION_U32,
-         &search->slices, 1, SHARD_EXPERT_SEGMENTS, NULL},
+         &search->slices, 1, SHARD_EXPERT_SEGMENTS, &a.given[SLICES]},
         {0, "replicas", "N", "machines that hold each expert elsewhere (1)", COORD_OPTION_U32,
-         &search->replicas, 1, PROTO_MAX_WORKERS, NULL},
+         &search->replicas, 1, PROTO_MAX_WORKERS, &a.given[REPLICAS]},
         {0, "stages", "N", "parts that the layers are cut into (as is best)", COORD_OPTION_U32,
-         &search->stages, 1, PROTO_MAX_LAYERS, NULL},
+         &search->stages, 1, PROTO_MAX_LAYERS, &a.given[STAGES]},
         {0, "cpu-only", NULL, "leave out GPUs, which nothing runs on yet", COORD_OPTION_FLAG,
-         &search->cpu_only, 0, 0, NULL},
+         &search->cpu_only, 0, 0, &a.given[CPU_ONLY]},
         {0, "html", "FILE", "write the plan as a picture, for a browser", COORD_OPTION_TEXT,
          &a.html, 0, 0, NULL},
         {0, "simulate", NULL, "simulate many requests, and say where the plan saturates",

@@ -82,7 +82,7 @@ static void warn_if_open(const struct api_server *server, const char *api_key)
     bool loopback = strncmp(url, "http://127.", 11) == 0 || strncmp(url, "http://[::1]", 12) == 0;
     if (!loopback && !api_key)
         proto_log(PROTO_LOG_WARN, "API-OPEN",
-                  "url=%s everybody who reaches it may use the model: set --api-key", url);
+                  "url=%s everybody who reaches it may use the model: set --api-key-file", url);
 }
 
 static void warn_if_mute(const struct coord_engine *engine)
@@ -169,6 +169,7 @@ static enum proto_status serve(struct service *s, const struct coord_cli *cli,
 int command_serve(int argc, char **argv)
 {
     struct api_server_options server_options = {0};
+    struct coord_option_key key_file = {.key = &server_options.api_key};
     uint32_t connections = 256, waiting = 256, resume_s = 60, keep_s = 600;
     const char *state = NULL;
     const struct coord_option options[] = {
@@ -176,6 +177,9 @@ int command_serve(int argc, char **argv)
          COORD_OPTION_TEXT, &server_options.listen, 0, 0, NULL},
         {0, "api-key", "KEY", "ask clients for this key", COORD_OPTION_TEXT,
          &server_options.api_key, 0, 0, NULL},
+        {0, "api-key-file", "FILE",
+         "a file with that key in its first line: what stands on a command line others may see",
+         COORD_OPTION_KEY, &key_file, 0, 0, NULL},
         {0, "model-name", "NAME", "the model's id for clients (the name in its file)",
          COORD_OPTION_TEXT, &server_options.model_name, 0, 0, NULL},
         {0, "max-connections", "N", "HTTP connections at once (256)", COORD_OPTION_U32,

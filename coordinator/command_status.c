@@ -3,8 +3,7 @@
 
 #include <stdlib.h>
 
-#include "coordinator/api/client.h"
-#include "coordinator/options.h"
+#include "coordinator/backend.h"
 #include "coordinator/status_table.h"
 #include "coordinator/survey_table.h"
 
@@ -29,10 +28,13 @@ static void print_status(const struct coord_status *s)
     coord_link_table(stdout, s);
 }
 
-static enum proto_status show(struct api_client *client, bool as_json, struct proto_error *error)
+static enum proto_status show(struct api_client *client, const struct coord_cli *cli, void *user,
+                              struct proto_error *error)
 {
+    const bool *as_json = user;
     enum proto_status result;
-    if (as_json) {
+    (void)cli;
+    if (*as_json) {
         char *json = NULL;
         result = api_client_status_json(client, &json, error);
         if (!result)
@@ -64,16 +66,5 @@ int command_status(int argc, char **argv)
         .options = options,
         .n_options = 1,
     };
-    struct coord_cli cli;
-    coord_cli_default(&cli);
-    int rc = coord_cli_parse(&cli, &command, argc, argv);
-    if (rc >= 0)
-        return rc;
-    struct api_client *client = NULL;
-    struct proto_error error;
-    enum proto_status status = api_client_create(&client, cli.server, cli.api_key, &error);
-    if (!status)
-        status = show(client, as_json, &error);
-    api_client_destroy(client);
-    return status ? coord_cli_fail(&command, &error) : 0;
+    return coord_client_command(&command, argc, argv, show, &as_json);
 }

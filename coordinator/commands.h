@@ -15,6 +15,7 @@ int command_mkmodel(int argc, char **argv);
 int command_keygen(int argc, char **argv);
 int command_status(int argc, char **argv);
 int command_drain(int argc, char **argv);
+int command_cache(int argc, char **argv);
 int command_plan(int argc, char **argv);
 int command_template(int argc, char **argv);
 

@@ -119,6 +119,16 @@ void engine__drop_next(struct coord_engine *e)
     engine__deployment_destroy(d);
 }
 
+/* Once, however often it is tried. */
+static void say_plan(struct coord_engine *e)
+{
+    const char *why = e->next->plan->why;
+    if (!e->options.progress || !why[0] || strcmp(why, e->said_plan) == 0)
+        return;
+    snprintf(e->said_plan, sizeof e->said_plan, "%s", why);
+    fprintf(stderr, "plan: %s\n", why);
+}
+
 enum proto_status engine__prepare(struct coord_engine *e, struct coord_deployment **d,
                                   struct proto_error *error)
 {
@@ -132,8 +142,7 @@ enum proto_status engine__prepare(struct coord_engine *e, struct coord_deploymen
     *d = NULL;
     proto_log(PROTO_LOG_INFO, "COORD-PREPARE", "epoch=%llu stages=%u hosts=%u",
               (unsigned long long)e->epoch, e->next->plan->n_stages, e->next->plan->n_hosts);
-    if (e->options.progress && e->next->plan->why[0])
-        fprintf(stderr, "plan: %s\n", e->next->plan->why);
+    say_plan(e);
     enum proto_status status = engine__assign(e, e->next, error);
     /* A load takes the place of one before it. */
     if (old)

@@ -91,7 +91,7 @@ static void describe_worker(const struct coord_engine *e, const struct coord_wor
     out->memory_bytes = w->memory_bytes;
     out->rss_bytes = w->rss_bytes;
     out->stale_frames = w->stale_frames;
-    out->rtt_ms = w->clock.samples ? (double)w->clock.best_rtt_ns / 1e6 : 0;
+    out->rtt_ms = w->clock.best_rtt_ns < UINT64_MAX ? (double)w->clock.best_rtt_ns / 1e6 : 0;
     out->batches = w->batches;
     out->rows = w->rows;
     out->compute_ns = w->compute_ns;

@@ -17,6 +17,7 @@ static const struct command commands[] = {
     {"bench", "measure prefill, decode and where the time goes", command_bench},
     {"eval", "write logits of token ids, or measure perplexity", command_eval},
     {"plan", "show how machines would share a model, and how fast it would be", command_plan},
+    {"cache", "show, or free, what workers keep on this machine's disk", command_cache},
     {"inspect", "show what a model file holds and how it is computed", command_inspect},
     {"tokenize", "turn text into token ids", command_tokenize},
     {"detokenize", "turn token ids into text", command_detokenize},

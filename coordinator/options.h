@@ -13,21 +13,22 @@
 #include "proto/log.h"
 
 enum coord_option_kind {
-    COORD_OPTION_FLAG,    /* bool: set to true; takes no value */
-    COORD_OPTION_TEXT,    /* const char *: into argv */
-    COORD_OPTION_U32,     /* uint32_t within min..max */
-    COORD_OPTION_I32,     /* int32_t within min..max */
-    COORD_OPTION_U64,     /* uint64_t, any */
-    COORD_OPTION_FLOAT,   /* float within min..max */
-    COORD_OPTION_SWITCH,  /* bool: "on" or "off" */
-    COORD_OPTION_KV,      /* enum kern_kv, by its name */
-    COORD_OPTION_SPLIT,   /* enum shard_split_kind: "auto", "layers" or "experts" */
-    COORD_OPTION_AIM,     /* enum plan_aim: "latency", "throughput" or "balanced" */
+    COORD_OPTION_FLAG,      /* bool: set to true; takes no value */
+    COORD_OPTION_TEXT,      /* const char *: into argv */
+    COORD_OPTION_U32,       /* uint32_t within min..max */
+    COORD_OPTION_I32,       /* int32_t within min..max */
+    COORD_OPTION_U64,       /* uint64_t, any */
+    COORD_OPTION_FLOAT,     /* float within min..max */
+    COORD_OPTION_SWITCH,    /* bool: "on" or "off" */
+    COORD_OPTION_KV,        /* enum kern_kv, by its name */
+    COORD_OPTION_SPLIT,     /* enum shard_split_kind: "auto", "layers" or "experts" */
+    COORD_OPTION_AIM,       /* enum plan_aim: "latency", "throughput" or "balanced" */
     COORD_OPTION_REBALANCE, /* enum coord_rebalance: "auto", "ask" or "off" */
-    COORD_OPTION_STEPS,   /* struct text_sampling: the order of samplers */
-    COORD_OPTION_BIAS,    /* struct coord_option_biases: ID=BIAS; may be given often */
-    COORD_OPTION_VERBOSE, /* enum proto_log_level: one more with each use; takes no value */
-    COORD_OPTION_LIST     /* struct coord_option_list: may be given often */
+    COORD_OPTION_STEPS,     /* struct text_sampling: the order of samplers */
+    COORD_OPTION_BIAS,      /* struct coord_option_biases: ID=BIAS; may be given often */
+    COORD_OPTION_KEY,       /* struct coord_option_key: a file, whose first line is the key */
+    COORD_OPTION_VERBOSE,   /* enum proto_log_level: one more with each use; takes no value */
+    COORD_OPTION_LIST       /* struct coord_option_list: may be given often */
 };
 
 struct coord_option_list {
@@ -40,6 +41,13 @@ struct coord_option_list {
 struct coord_option_biases {
     struct text_bias values[COORD_MAX_BIASES];
     unsigned n;
+};
+
+#define COORD_KEY_BYTES 1024
+
+struct coord_option_key {
+    const char **key; /* set to the text below */
+    char text[COORD_KEY_BYTES];
 };
 
 struct coord_option {
@@ -58,13 +66,13 @@ enum coord_option_group {
     COORD_OPTIONS_MODEL = 1,    /* --model */
     COORD_OPTIONS_CLUSTER = 2,  /* how to compute: workers, threads, context ... */
     COORD_OPTIONS_SAMPLING = 4, /* --temp ... */
-    COORD_OPTIONS_SERVER = 8    /* --server, --api-key: a coordinator that runs already */
+    COORD_OPTIONS_SERVER = 8    /* --server, --api-key ...: a coordinator that runs already */
 };
 
 #define COORD_MAX_POSITIONAL 8
 
 /* What the shared options say. Fill with coord_cli_default first; not to be copied, since sampling
- * points to the lists beside it. */
+ * and the key point to what is beside them. */
 struct coord_cli {
     const char *model;
     const char *synthetic; /* in place of a model's file; see struct coord_engine_options */
@@ -88,6 +96,7 @@ struct coord_cli {
     const char *breaker_texts[TEXT_MAX_BREAKERS];
     bool seed_given;
     const char *server, *api_key;
+    struct coord_option_key key_file;
     enum proto_log_level log_level;
     const char *positional[COORD_MAX_POSITIONAL];
     unsigned n_positional;

@@ -4,6 +4,7 @@
  * coord_stream, which has a lock of its own, and what is constant after coord_engine_create.
  *
  *   engine.c     life, the loop's thread, calls from other threads
+ *   engine_requests.c  requests become sequences
  *   registry.c   workers: who has joined, who is alive
  *   replan.c     when there has to be another plan, and for whom
  *   choose.c     which plan it is to be
@@ -15,6 +16,7 @@
  *   supply.c     the model's bytes, for workers that lack them (a thread of its own)
  *   survey.c     what machines and links can do, measured
  *   recall.c     workers of an earlier life
+ *   last_plan.c  and its plan
  *   local.c      workers that are children of this process
  *   scheduler.c  sequences into batches
  *   results.c    what comes back: tokens, logits, times
@@ -236,7 +238,12 @@ struct coord_engine {
     uint64_t usage_ns;
     bool usage_due;    /* batches were computed since it was asked for */
     uint64_t retry_ns; /* when a load that failed is tried again; 0: never */
+    uint32_t retries;  /* since one did not fail */
+    uint32_t same_failures; /* in a row, of this reason */
+    char last_failure[PROTO_ERROR_TEXT_BYTES];
+    char said_plan[240]; /* on standard error */
     uint64_t epoch; /* the last that was given out */
+    struct shard_plan *last_plan; /* of an earlier life, or NULL; its workers: numbers in workers */
     uint64_t deploy_ns, ticked_ns, pinged_ns, progress_ns;
     bool progress_shown;
 
@@ -267,6 +274,9 @@ struct coord_engine {
 /* engine.c */
 /* Runs fn on the loop's thread and waits for it. */
 void engine__call(struct coord_engine *e, void (*fn)(void *arg), void *arg);
+/* A load has failed: it is tried again, later each time. A reason is said once, and then less and
+ * less often. */
+void engine__retry_later(struct coord_engine *e, const struct proto_error *error);
 /* What wait_ready sees. */
 void engine__set_ready(struct coord_engine *e, bool ready);
 void engine__fail(struct coord_engine *e, const struct proto_error *error);
@@ -296,8 +306,8 @@ void engine__check_patience(struct coord_engine *e, uint64_t now_ns);
 bool engine__out_of_patience(const struct coord_engine *e, uint64_t now_ns);
 /* Batches that are overdue although all workers are there. */
 void engine__check_batches(struct coord_engine *e, uint64_t now_ns);
-/* A plan's workers could not load or reach one another. */
-void engine__load_failed(struct coord_engine *e, struct coord_worker *w,
+/* A plan's workers could not load or reach one another; unreached as in struct proto_failed. */
+void engine__load_failed(struct coord_engine *e, struct coord_worker *w, uint32_t unreached,
                          const struct proto_error *error);
 /* The plan in force works no more although nobody is known to be lost. */
 void engine__suspect(struct coord_engine *e, const char *why);
@@ -351,6 +361,10 @@ bool engine__one_computer(const struct coord_engine *e);
 enum proto_status engine__choose_plan(const struct coord_engine *e,
                                       struct coord_worker *const *workers, uint32_t n,
                                       struct shard_plan **out, struct proto_error *error);
+
+/* Says anew what is expected of a plan that has other workers than those it was chosen for. */
+void engine__explain_change(const struct coord_engine *e, struct shard_plan *plan,
+                            struct coord_worker *const *workers, uint32_t n);
 
 /* What a plan that engine__choose_plan made of these workers is predicted to gain over the one in
  * force: 0.1 is 10% faster. */
@@ -414,6 +428,20 @@ enum proto_status engine__recall(struct coord_engine *e, const char *memory,
                                  struct proto_error *error);
 /* Whether a worker that joins is where it was in an earlier life: once. */
 bool engine__recalled(struct coord_worker *w);
+
+/* last_plan.c */
+/* Tells of the plan in force, or of the last one as long as there is none. numbers: of the workers
+ * that are told of. */
+void engine__tell_plan(FILE *out, const struct coord_engine *e, const uint32_t *numbers,
+                       uint32_t n);
+/* Takes one of those lines up, after those of the workers. What makes no sense is forgotten. */
+void engine__recall_plan(struct coord_engine *e, const char *line);
+/* Whether no plan was in force yet, and the last one's workers are all among these. */
+bool engine__last_plan_possible(const struct coord_engine *e, struct coord_worker *const *workers,
+                                uint32_t n);
+/* Where a worker of the last plan is among these; UINT32_MAX: nowhere. */
+uint32_t engine__last_worker(const struct coord_engine *e, struct coord_worker *const *workers,
+                             uint32_t n, uint32_t number);
 
 /* local.c */
 enum proto_status engine__start_children(struct coord_engine *e, struct proto_error *error);

@@ -7,6 +7,8 @@
  *
  *     worker KEY HOST NAME
  *     link FROM TO SECONDS BYTES_A_SECOND      (numbers of workers from 0, or "here")
+ *
+ * and the plan that they carried out (last_plan.c).
  */
 #include "coordinator/parts.h"
 
@@ -34,12 +36,13 @@ static void tell_link(FILE *out, const char *from, const char *to,
         fprintf(out, "link %s %s %.9g %.9g\n", from, to, rate->rtt_s, rate->bytes_s);
 }
 
-/* Numbers of the workers from elsewhere among all; children have other keys in each life. */
+/* Numbers of the workers from elsewhere among all, less those that were sent away: these are not
+ * missed. Children have other keys in each life. */
 static uint32_t list_remote(const struct coord_engine *e, uint32_t *numbers)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < e->n_workers; i++)
-        if (!e->workers[i]->local)
+        if (!e->workers[i]->local && e->workers[i]->state != COORD_LEFT)
             numbers[n++] = i;
     return n;
 }
@@ -67,6 +70,7 @@ static void tell(FILE *out, const struct coord_engine *e)
             tell_link(out, from, to, &w->links[numbers[k]]);
         }
     }
+    engine__tell_plan(out, e, numbers, n);
 }
 
 struct question {
@@ -151,8 +155,10 @@ enum proto_status engine__recall(struct coord_engine *e, const char *memory,
     for (const char *line = memory; line && *line && !status;) {
         if (strncmp(line, "worker ", 7) == 0)
             status = recall_worker(e, line, error);
-        else
+        else if (strncmp(line, "link ", 5) == 0)
             recall_link(e, line);
+        else
+            engine__recall_plan(e, line);
         line = strchr(line, '\n');
         line += line != NULL;
     }

@@ -314,11 +314,12 @@ enum proto_status engine__open_port(struct coord_engine *e, struct coord_port *p
     return net_link_listen(&port->link, e->loop, endpoint, &e->keys.pair, &handler, error);
 }
 
-/* 'worker "a" with layers 0-3, worker "b" with layers 4-5'. */
+/* 'worker "a" with layers 0-3, worker "b" with layers 4-5 are lost; '. */
 static size_t list_lost(const struct coord_engine *e, char *text, size_t bytes)
 {
     char part[120];
     size_t used = 0;
+    uint32_t n_lost = 0;
     for (uint32_t i = 0; i < e->n_workers; i++) {
         const struct coord_worker *w = e->workers[i];
         if (w->state != COORD_LOST || used >= bytes)
@@ -328,7 +329,11 @@ static size_t list_lost(const struct coord_engine *e, char *text, size_t bytes)
         int n = snprintf(text + used, bytes - used, "%sworker \"%s\"%s%s", used ? ", " : "",
                          w->name, member ? " with " : "", member ? part : "");
         used += n > 0 ? (size_t)n : 0;
+        n_lost++;
     }
+    if (n_lost && used < bytes)
+        used +=
+            (size_t)snprintf(text + used, bytes - used, " %s lost; ", n_lost > 1 ? "are" : "is");
     return used;
 }
 
@@ -340,8 +345,7 @@ static void describe_start(const struct coord_engine *e, char *text, size_t byte
         there += engine__is_here(e->workers[i]);
     size_t used = list_lost(e, text, bytes);
     if (used < bytes)
-        snprintf(text + used, bytes - used, "%s%u of %u workers are here", used ? " is lost; " : "",
-                 there, expected);
+        snprintf(text + used, bytes - used, "%u of %u workers are here", there, expected);
 }
 
 void engine__describe_missing(const struct coord_engine *e, char *text, size_t bytes)

@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RETRY_MS    3000u  /* from a load that failed to the next */
 #define SHUN_MS     60000u /* for which a worker that could not do its part is left out */
 #define RELINK_MS   60000u /* plans whose connections break after a longer time are not in a row */
 #define MAX_RELINKS 2u
@@ -120,7 +119,10 @@ static enum proto_status prepare_same(struct coord_engine *e, struct coord_worke
     struct shard_plan *plan = engine__copy_plan(e->current->plan, without);
     if (!plan)
         return proto_fail_nomem(error, sizeof *plan, "the plan");
-    return prepare_plan(e, &plan, workers, e->current->n_workers, error);
+    uint32_t n = e->current->n_workers;
+    if (without || memcmp(workers, e->current->workers, n * sizeof(struct coord_worker *)) != 0)
+        engine__explain_change(e, plan, workers, n);
+    return prepare_plan(e, &plan, workers, n, error);
 }
 
 /* Who works badly is only left out where there has to be another plan anyway. */
@@ -389,25 +391,37 @@ void engine__replan(struct coord_engine *e)
 
 /* ---- what goes wrong with plans ---- */
 
+/* Whom a member could not reach; NULL: it was not that. */
+static struct coord_worker *find_far_end(const struct coord_deployment *d,
+                                         const struct coord_member *m, enum proto_status status,
+                                         uint32_t unreached)
+{
+    if (unreached > 0 && unreached <= d->plan->n_hosts)
+        return d->hosts[unreached - 1];
+    if (status != PROTO_LOST || m->stage < 0 || m->stage + 1 >= (int)d->plan->n_stages)
+        return NULL;
+    return d->stages[m->stage + 1];
+}
+
 /* Who is to blame for a load that failed: of a connection that could not be made the end that had
  * more such trouble before, or the far one. */
 static struct coord_worker *find_blamed(const struct coord_deployment *d, struct coord_worker *w,
-                                        enum proto_status status)
+                                        enum proto_status status, uint32_t unreached)
 {
     const struct coord_member *m = engine__member(d, w);
-    if (status != PROTO_LOST || !m || m->stage < 0 || m->stage + 1 >= (int)d->plan->n_stages)
+    struct coord_worker *far = m ? find_far_end(d, m, status, unreached) : NULL;
+    if (!far)
         return w;
-    struct coord_worker *next = d->stages[m->stage + 1];
     w->blame++;
-    next->blame++;
-    return w->blame > next->blame ? w : next;
+    far->blame++;
+    return w->blame > far->blame ? w : far;
 }
 
-void engine__load_failed(struct coord_engine *e, struct coord_worker *w,
+void engine__load_failed(struct coord_engine *e, struct coord_worker *w, uint32_t unreached,
                          const struct proto_error *error)
 {
     uint64_t now_ns = net_now_ns();
-    struct coord_worker *blamed = find_blamed(e->next, w, error->status);
+    struct coord_worker *blamed = find_blamed(e->next, w, error->status, unreached);
     bool committing = e->next->state == COORD_COMMITTING;
     if (committing) {
         engine__break(e, error->text);
@@ -418,9 +432,8 @@ void engine__load_failed(struct coord_engine *e, struct coord_worker *w,
             return;
         }
     }
-    proto_log(PROTO_LOG_WARN, "COORD-FAILED", "error=\"%s\"", error->text);
     blamed->shunned_ns = now_ns + SHUN_MS * 1000000ull;
-    e->retry_ns = now_ns + RETRY_MS * 1000000ull;
+    engine__retry_later(e, error);
     if (!engine__serving(e)) {
         e->stuck = *error;
         if (!e->stuck_ns)

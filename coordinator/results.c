@@ -335,6 +335,6 @@ void engine__on_failed(struct coord_engine *e, struct coord_worker *w,
     } else if (e->next && failed->epoch == e->next->epoch) {
         proto_fail(&error, failed->status, "worker \"%s\" could not load its part: %s", w->name,
                    failed->text);
-        engine__load_failed(e, w, &error);
+        engine__load_failed(e, w, failed->unreached, &error);
     }
 }

@@ -7,6 +7,7 @@
 
 #define N_COLUMNS  10
 #define CELL_BYTES 104
+#define LEAST_MS   0.001 /* that is shown as a number */
 
 static const char *const titles[N_COLUMNS] = {
     "worker",           "state",          "holds",        "memory", "threads", "isa", "rtt ms",
@@ -47,7 +48,10 @@ static void fill_machine(struct row *row, const struct coord_worker_status *w)
     coord_format_bytes(w->rss_bytes > 0 ? w->rss_bytes : w->weight_bytes, row->cell[3]);
     snprintf(row->cell[4], CELL_BYTES, "%u", w->threads);
     snprintf(row->cell[5], CELL_BYTES, "%s", w->isa);
-    snprintf(row->cell[6], CELL_BYTES, "%.3f", w->rtt_ms);
+    if (w->rtt_ms >= LEAST_MS)
+        snprintf(row->cell[6], CELL_BYTES, "%.3f", w->rtt_ms);
+    else if (w->rtt_ms > 0)
+        snprintf(row->cell[6], CELL_BYTES, "<%.3f", LEAST_MS);
 }
 
 static void fill(struct row *row, const struct coord_worker_status *w)

@@ -166,6 +166,7 @@ struct proto_failed {
     uint64_t batch; /* 0: the load failed */
     enum proto_status status;
     char *text;
+    uint32_t unreached; /* 1 + the number of the load's host that could not be reached; 0: none */
 };
 
 /* A sequence's first `pos` positions. */

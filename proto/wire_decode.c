@@ -288,6 +288,7 @@ static enum proto_status take_failed(struct proto_failed *out, const Wire__Faile
     out->epoch = failed->epoch;
     out->batch = failed->batch;
     out->status = (enum proto_status)failed->status;
+    out->unreached = failed->unreached;
     return take_text(&out->text, failed->text, error);
 }
 

@@ -204,6 +204,7 @@ static void fill_failed(Wire__Failed *out, const struct proto_failed *failed)
     out->batch = failed->batch;
     out->status = (uint32_t)failed->status;
     out->text = text(failed->text);
+    out->unreached = failed->unreached;
 }
 
 static void fill_piece(Wire__Piece *out, const struct proto_fetch *piece)

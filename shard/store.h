@@ -32,6 +32,23 @@ void shard_store_limit(struct shard_store *store, uint64_t bytes);
 /* Removes what is beyond the limit and may go, before anything more is kept. */
 void shard_store_trim(struct shard_store *store);
 
+/* What lies in a store: verified pieces, packed weights, and what is still being fetched or
+ * packed. */
+enum shard_kept { SHARD_KEPT_PIECE, SHARD_KEPT_PACKED, SHARD_KEPT_PART, SHARD_N_KEPT };
+
+struct shard_store_use {
+    uint64_t files, bytes, leased_bytes;
+    int64_t oldest, latest; /* uses, Unix time; 0 without files */
+};
+enum proto_status shard_store_look(const struct shard_store *store,
+                                   struct shard_store_use out[SHARD_N_KEPT],
+                                   struct proto_error *error);
+
+/* Removes what was used least recently until so many bytes are freed, or nothing is left that may
+ * go: what is on a lease or being written stays. */
+enum proto_status shard_store_evict(const struct shard_store *store, uint64_t bytes,
+                                    uint64_t *freed, struct proto_error *error);
+
 /* A list of names, of pieces and packed weights, that its owner needs: no process removes them to
  * make room while the owner lives. Other locks than this do not hold them: what is damaged goes.
  * Any thread; NULL is allowed for a lease. */

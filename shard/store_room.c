@@ -28,7 +28,7 @@
 struct file {
     char *path;
     uint8_t name[PROTO_HASH_BYTES];
-    bool part;
+    enum shard_kept kind;
     uint64_t bytes;
     struct timespec used;
 };
@@ -49,13 +49,20 @@ static void files_finish(struct files *files)
 /* A name of 64 hexadecimal digits and ".piece", ".packed" or ".part". */
 static bool is_ours(const char *base, struct file *file)
 {
+    static const char *const endings[SHARD_N_KEPT] = {[SHARD_KEPT_PIECE] = ".piece",
+                                                      [SHARD_KEPT_PACKED] = ".packed",
+                                                      [SHARD_KEPT_PART] = ".part"};
     size_t len;
     const char *dot;
     if (sodium_hex2bin(file->name, sizeof file->name, base, strcspn(base, "."), NULL, &len, &dot) ||
         len != sizeof file->name)
         return false;
-    file->part = strcmp(dot, ".part") == 0;
-    return file->part || strcmp(dot, ".piece") == 0 || strcmp(dot, ".packed") == 0;
+    for (int kind = 0; kind < SHARD_N_KEPT; kind++) {
+        file->kind = (enum shard_kept)kind;
+        if (strcmp(dot, endings[kind]) == 0)
+            return true;
+    }
+    return false;
 }
 
 static enum proto_status add_file(struct files *files, const char *dir, const char *base,
@@ -133,7 +140,7 @@ static int by_use(const void *a, const void *b)
 /* A part that a transfer has open is locked. */
 static bool remove_file(const struct file *file)
 {
-    int fd = file->part ? open(file->path, O_RDONLY | O_CLOEXEC) : -1;
+    int fd = file->kind == SHARD_KEPT_PART ? open(file->path, O_RDONLY | O_CLOEXEC) : -1;
     bool busy = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0;
     bool removed = !busy && unlink(file->path) == 0;
     if (fd >= 0)
@@ -164,7 +171,7 @@ static enum proto_status remove_least_used(const struct shard_store *store, stru
     return status;
 }
 
-/* Under the lock that lets one process at a time remove files. */
+/* Under the lock. */
 static enum proto_status make_room(const struct shard_store *store, uint64_t limit, uint64_t bytes,
                                    uint64_t *used, struct proto_error *error)
 {
@@ -184,20 +191,33 @@ static enum proto_status make_room(const struct shard_store *store, uint64_t lim
     return status;
 }
 
+/* The lock that lets one process at a time remove files: *fd is to be closed, unless it is -1. */
+static enum proto_status lock_room(const struct shard_store *store, int *fd,
+                                   struct proto_error *error)
+{
+    char *path = shard__store_format("%s/room.lock", shard_store_dir(store));
+    int rc = -1;
+    *fd = -1;
+    if (!path)
+        return shard__store_fail_nomem(error);
+    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    while (*fd >= 0 && (rc = flock(*fd, LOCK_EX)) < 0 && errno == EINTR)
+        ;
+    enum proto_status status =
+        rc < 0 ? proto_fail_errno(error, errno, "cannot lock", path) : PROTO_OK;
+    free(path);
+    return status;
+}
+
 static enum proto_status make_room_alone(const struct shard_store *store, uint64_t limit,
                                          uint64_t bytes, uint64_t *used, struct proto_error *error)
 {
-    char *path = shard__store_format("%s/room.lock", shard_store_dir(store));
-    if (!path)
-        return shard__store_fail_nomem(error);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600), rc = -1;
-    while (fd >= 0 && (rc = flock(fd, LOCK_EX)) < 0 && errno == EINTR)
-        ;
-    enum proto_status status = rc < 0 ? proto_fail_errno(error, errno, "cannot lock", path)
-                                      : make_room(store, limit, bytes, used, error);
+    int fd;
+    enum proto_status status = lock_room(store, &fd, error);
+    if (!status)
+        status = make_room(store, limit, bytes, used, error);
     if (fd >= 0)
         close(fd);
-    free(path);
     return status;
 }
 
@@ -227,4 +247,53 @@ void shard__room_note_use(int fd)
     const struct timespec now[2] = {{.tv_nsec = UTIME_NOW}, {.tv_nsec = UTIME_OMIT}};
     /* Where it cannot be noted the file counts as used less recently than it was. */
     (void)!futimens(fd, now);
+}
+
+/* ---- for people ---- */
+
+static void count_file(struct shard_store_use *use, const struct file *file, bool leased)
+{
+    int64_t used = file->used.tv_sec;
+    use->oldest = use->files == 0 || used < use->oldest ? used : use->oldest;
+    use->latest = use->files == 0 || used > use->latest ? used : use->latest;
+    use->files++;
+    use->bytes += file->bytes;
+    use->leased_bytes += leased ? file->bytes : 0;
+}
+
+enum proto_status shard_store_look(const struct shard_store *store,
+                                   struct shard_store_use out[SHARD_N_KEPT],
+                                   struct proto_error *error)
+{
+    struct files files = {0};
+    struct shard__names leased = {0};
+    memset(out, 0, SHARD_N_KEPT * sizeof *out);
+    enum proto_status status = look_around(store, &files, error);
+    if (!status)
+        status = shard__leases_read(store, &leased, error);
+    for (size_t i = 0; i < files.n && !status; i++)
+        count_file(&out[files.of[i].kind], &files.of[i],
+                   shard__names_have(&leased, files.of[i].name));
+    free(leased.of);
+    files_finish(&files);
+    return status;
+}
+
+enum proto_status shard_store_evict(const struct shard_store *store, uint64_t bytes,
+                                    uint64_t *freed, struct proto_error *error)
+{
+    struct files files = {0};
+    int fd;
+    *freed = 0;
+    enum proto_status status = lock_room(store, &fd, error);
+    if (!status)
+        status = look_around(store, &files, error);
+    uint64_t before = files.bytes;
+    if (!status)
+        status = remove_least_used(store, &files, before > bytes ? before - bytes : 0, error);
+    *freed = before - files.bytes;
+    if (fd >= 0)
+        close(fd);
+    files_finish(&files);
+    return status;
 }

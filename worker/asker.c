@@ -6,8 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LINK_MS          200u
-#define LINK_DEADLINE_MS 10000u
+#define LINK_MS 200u
+/* For a connection to be made: some silences, within bounds. */
+#define LINK_SILENCES 2u
+#define LINK_LEAST_MS 2000u
+#define LINK_MOST_MS  10000u
 /* For an answer of a host that is alive: its experts may have to come from a disk. */
 #define ANSWER_DEADLINE_MS 60000u
 
@@ -28,6 +31,7 @@ struct worker_asker {
     struct host *hosts;            /* by place in the exchange */
     uint32_t n_hosts;
     uint64_t epoch, last_number;
+    atomic_uint unreached;      /* 1 + the number of the host that could not be reached */
     struct net_received answer; /* the data of the last receive */
     atomic_bool waiting;
 };
@@ -157,26 +161,42 @@ static enum proto_status take_links(struct worker_asker *asker, struct proto_err
     return status == PROTO_TIMEOUT || status == PROTO_LOST ? PROTO_OK : status;
 }
 
-static enum proto_status fail_link(const struct worker_asker *asker, struct proto_error *error)
+uint32_t worker_link_deadline_ms(uint32_t silence_ms)
+{
+    if (silence_ms > LINK_MOST_MS / LINK_SILENCES)
+        return LINK_MOST_MS;
+    uint32_t ms = LINK_SILENCES * silence_ms;
+    return ms < LINK_LEAST_MS ? LINK_LEAST_MS : ms;
+}
+
+static enum proto_status fail_link(struct worker_asker *asker, uint32_t deadline_ms,
+                                   struct proto_error *error)
 {
     uint32_t i = 0;
     while (asker->hosts[i].linked)
         i++;
+    atomic_store(&asker->unreached, 1 + asker->hosts[i].number);
     return proto_fail(error, PROTO_TIMEOUT,
-                      "%s, cannot be reached at %s within %u s; is a firewall between them?",
+                      "%s, cannot be reached at %s within %.1f s; is a firewall between them?",
                       asker->hosts[i].text, net_exchange_endpoint(asker->exchange, i),
-                      LINK_DEADLINE_MS / 1000);
+                      (double)deadline_ms / 1000);
 }
 
-static enum proto_status link_up(struct worker_asker *asker, const atomic_bool *cancel,
-                                 struct proto_error *error)
+uint32_t worker_asker_unreached(const struct worker_asker *asker)
 {
-    uint64_t deadline_ns = net_now_ns() + LINK_DEADLINE_MS * 1000000ull;
+    return atomic_load(&asker->unreached);
+}
+
+static enum proto_status link_up(struct worker_asker *asker, uint32_t silence_ms,
+                                 const atomic_bool *cancel, struct proto_error *error)
+{
+    uint32_t deadline_ms = worker_link_deadline_ms(silence_ms);
+    uint64_t deadline_ns = net_now_ns() + deadline_ms * 1000000ull;
     while (!ask_links(asker)) {
         if (atomic_load(cancel))
             return proto_fail(error, PROTO_CANCELLED, "cancelled");
         if (net_now_ns() > deadline_ns)
-            return fail_link(asker, error);
+            return fail_link(asker, deadline_ms, error);
         enum proto_status status = take_links(asker, error);
         if (status != PROTO_OK)
             return status;
@@ -192,6 +212,7 @@ enum proto_status worker_asker_connect(struct worker_asker *asker, const struct 
     struct net_exchange *exchange = NULL;
     disconnect(asker);
     asker->epoch = load->epoch;
+    atomic_store(&asker->unreached, 0);
     enum proto_status status = choose_hosts(asker, load, &list, error);
     if (status == PROTO_OK && asker->n_hosts)
         status = net_exchange_connect(&exchange, asker->loop, list, asker->n_hosts, &asker->own,
@@ -199,7 +220,7 @@ enum proto_status worker_asker_connect(struct worker_asker *asker, const struct 
     free(list);
     if (status == PROTO_OK && exchange) {
         replace(asker, exchange);
-        status = link_up(asker, cancel, error);
+        status = link_up(asker, silence_ms, cancel, error);
     }
     if (status != PROTO_OK)
         disconnect(asker);

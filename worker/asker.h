@@ -25,6 +25,13 @@ enum proto_status worker_asker_connect(struct worker_asker *asker, const struct 
                                        uint32_t silence_ms, const atomic_bool *cancel,
                                        struct proto_error *error);
 
+/* After that failed: 1 + the number of the load's host that could not be reached, 0: it was not
+ * that. */
+uint32_t worker_asker_unreached(const struct worker_asker *asker);
+
+/* For which another worker is tried to be reached, where one is given up after so much silence. */
+uint32_t worker_link_deadline_ms(uint32_t silence_ms);
+
 /* For struct worker_exec_options; valid as long as the asker. */
 struct worker_remote worker_asker_calls(struct worker_asker *asker);
 

@@ -10,12 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Without work before the machine is measured, where there was work. */
+#define REST_NS 1000000000ull
+
 struct job {
     struct job *next;
     struct worker_call *call;   /* NULL: none */
     struct worker_slice *slice; /* NULL: a measurement */
     struct worker_asker *asker; /* of the slice */
-    bool profile;               /* a measurement of the machine */
     struct proto_batch batch;
     struct net_payload *payload;
     uint64_t received_ns;
@@ -32,7 +34,10 @@ struct worker_compute {
     struct job *first, **last;
     const struct job *current; /* in work */
     bool stopping;
-    atomic_bool cancel; /* of a measurement */
+    bool profile_wanted;
+    uint64_t rest_ns; /* it is not measured before then; 0: nothing was tried or done yet */
+    unsigned n_held;
+    atomic_bool cancel; /* of a profile */
 };
 
 static void job_destroy(struct job *job)
@@ -262,7 +267,7 @@ static void run_measure(struct worker_compute *compute, const struct job *job)
     worker_compute_deliver(compute, output);
 }
 
-static void run_profile(struct worker_compute *compute)
+static enum proto_status measure_profile(struct worker_compute *compute)
 {
     const struct worker_profile_options options = {.pool = compute->pool,
                                                    .table = compute->options.table,
@@ -272,31 +277,68 @@ static void run_profile(struct worker_compute *compute)
     struct proto_error error = {0};
     struct worker_output *output = calloc(1, sizeof *output);
     if (!output)
-        return;
+        return PROTO_NOMEM;
     output->msg.kind = PROTO_MSG_PROFILE;
-    if (worker_profile_get(&output->msg.profile, &options, &error) == PROTO_OK) {
+    enum proto_status status = worker_profile_get(&output->msg.profile, &options, &error);
+    if (status == PROTO_OK) {
         worker_compute_deliver(compute, output);
-        return;
+        return status;
     }
     free(output);
-    if (error.status != PROTO_CANCELLED)
+    if (status != PROTO_CANCELLED)
         proto_log(PROTO_LOG_WARN, "WORKER-PROFILE-FAILED", "error=\"%s\"", error.text);
+    return status;
 }
 
-static struct job *next_job(struct worker_compute *compute)
+/* What is in the way of it comes first; then it is begun again. While it must not be measured, one
+ * that is kept will do. */
+static void run_profile(struct worker_compute *compute)
 {
     pthread_mutex_lock(&compute->mutex);
-    while (!compute->first && !compute->stopping)
+    compute->profile_wanted = false;
+    atomic_store(&compute->cancel, compute->n_held > 0 || compute->first || compute->stopping);
+    pthread_mutex_unlock(&compute->mutex);
+    enum proto_status status = measure_profile(compute);
+    pthread_mutex_lock(&compute->mutex);
+    compute->profile_wanted |= status == PROTO_CANCELLED;
+    compute->rest_ns = net_now_ns() + REST_NS;
+    pthread_mutex_unlock(&compute->mutex);
+}
+
+static bool may_profile(const struct worker_compute *compute)
+{
+    if (!compute->profile_wanted || compute->rest_ns == 0)
+        return compute->profile_wanted;
+    return compute->n_held == 0 && net_now_ns() >= compute->rest_ns;
+}
+
+static void wait_for_work(struct worker_compute *compute)
+{
+    struct timespec until = {.tv_sec = (time_t)(compute->rest_ns / 1000000000u),
+                             .tv_nsec = (long)(compute->rest_ns % 1000000000u)};
+    if (compute->profile_wanted && compute->n_held == 0)
+        pthread_cond_timedwait(&compute->changed, &compute->mutex, &until);
+    else
         pthread_cond_wait(&compute->changed, &compute->mutex);
-    struct job *job = compute->stopping ? NULL : compute->first;
-    if (job) {
-        compute->first = job->next;
+}
+
+/* False at the end; *job stays NULL where the machine is to be measured. */
+static bool next_job(struct worker_compute *compute, struct job **job)
+{
+    *job = NULL;
+    pthread_mutex_lock(&compute->mutex);
+    while (!compute->first && !compute->stopping && !may_profile(compute))
+        wait_for_work(compute);
+    bool stopping = compute->stopping;
+    if (!stopping && compute->first) {
+        *job = compute->first;
+        compute->first = (*job)->next;
         if (!compute->first)
             compute->last = &compute->first;
-        compute->current = job;
+        compute->current = *job;
     }
     pthread_mutex_unlock(&compute->mutex);
-    return job;
+    return !stopping;
 }
 
 static void run_job(struct worker_compute *compute, struct job *job)
@@ -306,8 +348,6 @@ static void run_job(struct worker_compute *compute, struct job *job)
         struct worker_call *call = job->call;
         job->call = NULL;
         call->fn(call, false);
-    } else if (job->profile) {
-        run_profile(compute);
     } else if (!job->slice) {
         run_measure(compute, job);
     } else if ((job->batch.replay ? run_replay : run_batch)(compute, job, &error) != PROTO_OK) {
@@ -320,6 +360,7 @@ static void end_job(struct worker_compute *compute, struct job *job)
 {
     pthread_mutex_lock(&compute->mutex);
     compute->current = NULL;
+    compute->rest_ns = net_now_ns() + REST_NS;
     pthread_mutex_unlock(&compute->mutex);
     job_destroy(job);
 }
@@ -328,11 +369,25 @@ static void *compute_main(void *arg)
 {
     struct worker_compute *compute = arg;
     struct job *job;
-    while ((job = next_job(compute))) {
-        run_job(compute, job);
-        end_job(compute, job);
+    while (next_job(compute, &job)) {
+        if (job) {
+            run_job(compute, job);
+            end_job(compute, job);
+        } else {
+            run_profile(compute);
+        }
     }
     return NULL;
+}
+
+static void init_lock(struct worker_compute *compute)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&compute->mutex, NULL);
+    pthread_cond_init(&compute->changed, &attr);
+    pthread_condattr_destroy(&attr);
 }
 
 enum proto_status worker_compute_create(struct worker_compute **out,
@@ -344,8 +399,7 @@ enum proto_status worker_compute_create(struct worker_compute **out,
         return proto_fail_nomem(error, sizeof *compute, "the computing thread");
     compute->options = *options;
     compute->last = &compute->first;
-    pthread_mutex_init(&compute->mutex, NULL);
-    pthread_cond_init(&compute->changed, NULL);
+    init_lock(compute);
     enum proto_status status = kern_pool_create(&compute->pool, options->threads, error);
     if (status == PROTO_OK) {
         int rc = pthread_create(&compute->thread, NULL, compute_main, compute);
@@ -402,9 +456,9 @@ void worker_compute_destroy(struct worker_compute *compute)
 {
     if (!compute)
         return;
-    atomic_store(&compute->cancel, true);
     pthread_mutex_lock(&compute->mutex);
     compute->stopping = true;
+    atomic_store(&compute->cancel, true);
     pthread_cond_broadcast(&compute->changed);
     pthread_mutex_unlock(&compute->mutex);
     if (compute->started)
@@ -426,6 +480,7 @@ static void enqueue(struct worker_compute *compute, struct job *job)
     pthread_mutex_lock(&compute->mutex);
     *compute->last = job;
     compute->last = &job->next;
+    atomic_store(&compute->cancel, true);
     pthread_cond_broadcast(&compute->changed);
     pthread_mutex_unlock(&compute->mutex);
 }
@@ -484,12 +539,28 @@ enum proto_status worker_compute_measure(struct worker_compute *compute, uint64_
     return PROTO_OK;
 }
 
-enum proto_status worker_compute_profile(struct worker_compute *compute, struct proto_error *error)
+void worker_compute_profile(struct worker_compute *compute)
 {
-    struct job *job = calloc(1, sizeof *job);
-    if (!job)
-        return proto_fail_nomem(error, sizeof *job, "a measurement");
-    job->profile = true;
-    enqueue(compute, job);
-    return PROTO_OK;
+    pthread_mutex_lock(&compute->mutex);
+    compute->profile_wanted = true;
+    compute->rest_ns = 0;
+    pthread_cond_broadcast(&compute->changed);
+    pthread_mutex_unlock(&compute->mutex);
+}
+
+void worker_compute_hold(struct worker_compute *compute)
+{
+    pthread_mutex_lock(&compute->mutex);
+    compute->n_held++;
+    atomic_store(&compute->cancel, true);
+    pthread_mutex_unlock(&compute->mutex);
+}
+
+void worker_compute_let_go(struct worker_compute *compute)
+{
+    pthread_mutex_lock(&compute->mutex);
+    compute->n_held--;
+    compute->rest_ns = net_now_ns() + REST_NS;
+    pthread_cond_broadcast(&compute->changed);
+    pthread_mutex_unlock(&compute->mutex);
 }

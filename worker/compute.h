@@ -71,8 +71,13 @@ bool worker_compute_active(struct worker_compute *compute);
 enum proto_status worker_compute_measure(struct worker_compute *compute, uint64_t bytes,
                                          struct proto_error *error);
 
-/* Queues a profile of the machine, which is delivered; what fails is logged. Measured by the
- * thread that computes, and so never beside a batch, and before a slice is built. */
-enum proto_status worker_compute_profile(struct worker_compute *compute, struct proto_error *error);
+/* Asks for a profile of the machine, which is delivered; what fails is logged. One that is kept
+ * comes at once. Else the thread that computes measures it, while it has nothing else to do: what
+ * comes meanwhile is done first, and measuring begins anew when there was no work for a second. */
+void worker_compute_profile(struct worker_compute *compute);
+
+/* From one to the other no profile is measured: the machine is busy with something else. */
+void worker_compute_hold(struct worker_compute *compute);
+void worker_compute_let_go(struct worker_compute *compute);
 
 #endif

@@ -11,7 +11,6 @@
 
 #define FETCH_DEADLINE_MS 60000u
 #define LINK_MS           200u
-#define LINK_DEADLINE_MS  10000u
 
 struct worker_epochs {
     struct worker_epochs_options options;
@@ -24,6 +23,7 @@ struct worker_epochs {
     uint64_t latest; /* epoch that was to be loaded */
     uint64_t over;   /* that was in force when the coordinator was lost; 0: none */
     uint64_t stale;  /* batches that came for no epoch in force */
+    uint32_t link_deadline_ms;
 };
 
 static uint64_t epoch_of(const struct worker_deployment *d)
@@ -47,10 +47,14 @@ static void tell(void *arg, const struct proto_msg *msg)
 static void tell_failed(struct worker_epochs *epochs, uint64_t epoch, uint64_t batch,
                         const struct proto_error *why)
 {
+    const struct worker_deployment *d = find(epochs, epoch);
     struct proto_msg msg = {
         .kind = PROTO_MSG_FAILED,
-        .failed = {
-            .epoch = epoch, .batch = batch, .status = why->status, .text = (char *)why->text}};
+        .failed = {.epoch = epoch,
+                   .batch = batch,
+                   .status = why->status,
+                   .text = (char *)why->text,
+                   .unreached = d && !batch ? worker_asker_unreached(d->asker) : 0}};
     tell(epochs, &msg);
 }
 
@@ -120,8 +124,8 @@ static void fail_load(struct worker_epochs *epochs, const struct proto_error *wh
     uint64_t epoch = epoch_of(epochs->next);
     proto_log(PROTO_LOG_WARN, "WORKER-LOAD-FAILED", "epoch=%llu error=\"%s\"",
               (unsigned long long)epoch, why->text);
-    retire(epochs, &epochs->next);
     tell_failed(epochs, epoch, 0, why);
+    retire(epochs, &epochs->next);
 }
 
 void worker_epochs_load(struct worker_epochs *epochs, struct proto_msg *load,
@@ -146,6 +150,7 @@ void worker_epochs_load(struct worker_epochs *epochs, struct proto_msg *load,
         return;
     }
     epochs->latest = epoch;
+    epochs->link_deadline_ms = worker_link_deadline_ms(silence_ms);
     enum proto_status status =
         worker_deployment_create(&d, o->loop, o->own, load, card, &fetcher, &error);
     if (status == PROTO_OK && epochs->current)
@@ -290,13 +295,13 @@ static void link_again(struct worker_epochs *epochs, uint64_t now_ns)
 {
     struct worker_deployment *d = epochs->next;
     const struct proto_load *load = worker_deployment_load(d);
-    if (now_ns - d->link_since_ns > LINK_DEADLINE_MS * 1000000ull) {
+    if (now_ns - d->link_since_ns > epochs->link_deadline_ms * 1000000ull) {
         struct proto_error error;
         proto_fail(
             &error, PROTO_LOST,
-            "worker %s cannot reach the next worker at %s within %u s; is a firewall between "
+            "worker %s cannot reach the next worker at %s within %.1f s; is a firewall between "
             "them?",
-            epochs->options.name, load->next_endpoint, LINK_DEADLINE_MS / 1000);
+            epochs->options.name, load->next_endpoint, epochs->link_deadline_ms / 1000.0);
         fail_load(epochs, &error);
     } else if (now_ns - d->link_ns > LINK_MS * 1000000ull) {
         struct proto_msg msg = {.kind = PROTO_MSG_LINK, .link = {.epoch = load->epoch}};

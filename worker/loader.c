@@ -112,8 +112,10 @@ static enum proto_status build(struct worker_loader *loader, const struct worker
     loader->epoch = load->epoch;
     /* First of all: stages wait for the answer that they are known. */
     enum proto_status status = worker_expert_server_expect(o->experts, load, error);
+    worker_compute_hold(o->compute);
     if (status == PROTO_OK)
         status = build_slice(loader, task, error);
+    worker_compute_let_go(o->compute);
     if (status != PROTO_OK)
         return status;
     worker_expert_server_serve(o->experts, load->epoch, d->slice->host);

@@ -227,6 +227,7 @@ static bool take_option(struct arguments *args, int option)
 static int parse(struct arguments *args, int argc, char **argv)
 {
     int option;
+    argv[0] = (char *)"caravan-worker"; /* getopt's messages begin with it */
     while ((option = getopt_long(argc, argv, "t:", long_options, NULL)) != -1) {
         if (option == OPT_HELP) {
             fputs(usage, stdout);

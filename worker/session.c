@@ -198,12 +198,11 @@ static void lose_weights(struct session *s)
 
 static void take_welcome(struct session *s, const struct proto_welcome *welcome)
 {
-    struct proto_error error;
     s->deadline_ms = welcome->deadline_ms;
     if (!s->joined) {
         s->joined = true;
-        if (welcome->profile && worker_compute_profile(s->compute, &error) != PROTO_OK)
-            proto_log(PROTO_LOG_WARN, "WORKER-PROFILE-FAILED", "error=\"%s\"", error.text);
+        if (welcome->profile)
+            worker_compute_profile(s->compute);
         proto_log(PROTO_LOG_INFO, "WORKER-JOINED", "worker=%u coordinator=%s", welcome->worker,
                   s->options->endpoint);
     }

@@ -8,11 +8,13 @@ enum MHD_Result api__drain(struct api__request *r)
     struct api__fault fault = {0};
     struct proto_error error;
     json_t *body = api__json_load(r->body, r->len, &fault);
-    const char *worker = body ? json_string_value(api__json_field(body, "worker")) : NULL;
+    const json_t *name = body ? api__json_field(body, "worker") : NULL;
+    const char *worker = json_string_value(name);
     if (body && api__json_only(body, fields, 1, &fault) && !worker)
         api__fault_set(&fault, 400, "worker", NULL,
-                       "worker is missing: the name of the one that is to leave, as the status "
-                       "shows it");
+                       "worker is %s, expected a string: the name of the one that is to leave, as "
+                       "the status shows it",
+                       name ? api__json_kind(name) : "missing");
     enum proto_status status =
         fault.status ? PROTO_OK : coord_engine_drain(r->server->engine, worker, &error);
     if (status == PROTO_NOTFOUND)

@@ -364,6 +364,13 @@ enum MHD_Result api__complete(struct api__request *r, const struct api__form *fo
     return answer(api__job_start(job, r->body, &fault) ? job : NULL, r, &fault);
 }
 
+/* The highest mark that an event of the choice has, or may come to have. */
+static uint64_t last_mark(const struct completion *c, size_t choice)
+{
+    bool usage = c->job->params.include_usage && choice + 1 == c->n_choices;
+    return 1 + api__job_most(c->job, (uint32_t)choice) + usage;
+}
+
 /* Marks as in an event's id, one a choice; all of them, or what is wrong. */
 static bool read_marks(struct completion *c, const char *text, struct api__fault *fault)
 {
@@ -372,7 +379,8 @@ static bool read_marks(struct completion *c, const char *text, struct api__fault
     for (size_t i = 0; i < c->n_choices && ok; i++) {
         char *end;
         c->choices[i].skip = strtoull(at, &end, 10);
-        ok = at[0] >= '0' && at[0] <= '9' && *end == (i + 1 < c->n_choices ? ',' : '\0');
+        ok = at[0] >= '0' && at[0] <= '9' && *end == (i + 1 < c->n_choices ? ',' : '\0') &&
+             c->choices[i].skip <= last_mark(c, i);
         at = end + 1;
     }
     return ok || api__fault_set(fault, 400, "after", NULL,

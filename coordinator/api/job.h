@@ -94,9 +94,14 @@ void api__job_detach(struct api__job *job);
 int api__job_read(struct api__job *job, uint32_t choice, size_t at, struct coord_event *event,
                   struct api__fault *fault);
 
+/* How many events a log has; of one that goes on, at most. */
+uint64_t api__job_most(struct api__job *job, uint32_t choice);
+
 /* Waits until the number of the job's events is not `seen`, or API__POLL_MS; what it is. */
 uint64_t api__job_wait(struct api__job *job, uint64_t seen);
 
+/* Submits the choices that have no ending yet. */
+bool api__job_submit(struct api__job *job, struct proto_error *error);
 /* Adds a token of the engine or the journal to a log that runs, under the job's mutex. False: no
  * more are wanted. */
 bool api__job_take(struct api__log *log, const struct coord_event *event);

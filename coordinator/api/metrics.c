@@ -59,7 +59,7 @@ static void print_cluster(FILE *out, const struct coord_status *s)
               s->caches.refilled);
 }
 
-enum unit { COUNT, SECONDS, MILLISECONDS, REAL, UP, LAYERS, EXPERTS };
+enum unit { COUNT, SECONDS, MILLISECONDS, REAL, TIMES, UP, LAYERS, EXPERTS };
 
 struct series {
     const char *name, *type, *help;
@@ -84,6 +84,9 @@ static const struct series worker_series[] = {
     {"worker_disk_bytes_per_second", "gauge",
      "Read speed of the worker's cache directory as it measured it, 0 where it is unknown.", REAL,
      FIELD(profile.disk_bytes_s)},
+    {"worker_slowdown_ratio", "gauge",
+     "How many times slower than it could the worker computes, 1 where it is not slow.", TIMES,
+     FIELD(slowdown)},
     {"worker_batches_total", "counter", "Batches computed.", COUNT, FIELD(batches)},
     {"worker_rows_total", "counter", "Rows (positions) computed.", COUNT, FIELD(rows)},
     {"worker_compute_seconds_total", "counter", "Time computing.", SECONDS, FIELD(compute_ns)},
@@ -123,6 +126,8 @@ static double series_value(const struct series *series, const struct coord_worke
         return w->layer_end > w->layer_first ? w->layer_end - w->layer_first : 0;
     case REAL:
         return *(const double *)field;
+    case TIMES:
+        return *(const double *)field > 1 ? *(const double *)field : 1;
     case EXPERTS:
         return w->expert_end - w->expert_first;
     case MILLISECONDS:

@@ -15,11 +15,15 @@
 
 /* ---- both plans ---- */
 
-static enum proto_status check_profiled(const struct coord_status *status,
-                                        struct proto_error *error)
+static enum proto_status check_workers(const struct coord_status *status, struct proto_error *error)
 {
     for (uint32_t i = 0; i < status->n_workers; i++) {
         const struct coord_worker_status *w = &status->workers[i];
+        if (coord_worker_is_leaving(w) && coord_worker_has_part(w))
+            return proto_fail(error, PROTO_NOTFOUND,
+                              "worker \"%s\" is leaving, and others are about to get its part; "
+                              "ask again when it has left",
+                              w->name);
         if (coord_worker_is_here(w) && !w->profiled)
             return proto_fail(error, PROTO_NOTFOUND,
                               "worker \"%s\" has not measured its machine, so nothing can be "
@@ -106,7 +110,7 @@ enum proto_status coord_compare(struct coord_comparison *out, const struct coord
     uint32_t *machines = NULL;
     struct plan_shape *shape = NULL;
     *out = (struct coord_comparison){.measured = status->speed, .epoch = status->epoch};
-    enum proto_status result = check_profiled(status, error);
+    enum proto_status result = check_workers(status, error);
     if (result)
         return result;
     describe_source(&out->source, model);

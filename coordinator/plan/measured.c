@@ -13,9 +13,20 @@
 /* The round trip of a link that is none. */
 #define NEVER_S 1e4
 
+bool coord_worker_has_part(const struct coord_worker_status *w)
+{
+    return w->layer_end > 0 || w->n_slices > 0;
+}
+
+bool coord_worker_is_leaving(const struct coord_worker_status *w)
+{
+    return strcmp(w->state, "draining") == 0;
+}
+
 bool coord_worker_is_here(const struct coord_worker_status *w)
 {
-    return strcmp(w->state, "lost") != 0 && strcmp(w->state, "left") != 0;
+    return strcmp(w->state, "lost") != 0 && strcmp(w->state, "left") != 0 &&
+           !(coord_worker_is_leaving(w) && !coord_worker_has_part(w));
 }
 
 /* A pool of one thread wakes nobody, so the time says nothing. */

@@ -11,7 +11,11 @@
 #include "coordinator/engine.h"
 #include "shard/plan/cluster.h"
 
-/* Neither lost nor gone. */
+/* Whether the plan gives it something. */
+bool coord_worker_has_part(const struct coord_worker_status *worker);
+/* It is being drained. */
+bool coord_worker_is_leaving(const struct coord_worker_status *worker);
+/* Neither lost nor gone, nor about to go. One that is leaving counts as long as it has a part. */
 bool coord_worker_is_here(const struct coord_worker_status *worker);
 
 /* type_ops: the model's operations a row by weight type (plan_shape.type_ops), which the rates of

@@ -285,6 +285,10 @@ static void test_metrics(void)
         strstr(answer.body, "\ncaravan_worker_layers{worker=\"worker \\\"a\\\"\"} 12\n"));
     CU_ASSERT_PTR_NOT_NULL(strstr(answer.body, "\ncaravan_link_bytes_per_second{from=\"worker "
                                                "\\\"b\\\"\",to=\"\"} 12500000\n"));
+    CU_ASSERT_PTR_NOT_NULL(
+        strstr(answer.body, "\ncaravan_worker_slowdown_ratio{worker=\"worker \\\"a\\\"\"} 1\n"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(
+        answer.body, "\ncaravan_worker_slowdown_ratio{worker=\"worker \\\"b\\\"\"} 1.75\n"));
     char type[128] = "", *rest = NULL;
     unsigned samples = 0;
     for (char *line = strtok_r(answer.body, "\n", &rest); line;
@@ -296,7 +300,7 @@ static void test_metrics(void)
             samples++;
         }
     }
-    CU_ASSERT_EQUAL(samples, 9 + 2 * 22 + 2 * 2 + 1);
+    CU_ASSERT_EQUAL(samples, 14 + 2 * 24 + 2 * 2 + 1);
     answer_finish(&answer);
 }
 
@@ -318,6 +322,23 @@ static void test_calls(void)
     refused("/caravan/v1/logits", "{\"ids\": [1, 2]}", 503, NULL, "worker_lost");
     fake_engine_fail_after(engine, 0, PROTO_OK);
     CU_ASSERT_TRUE(fake_engine_wait_idle(engine));
+}
+
+static void check_drain(const char *body, const char *words)
+{
+    struct answer answer = call(url, "POST", "/caravan/v1/cluster/drain", "", body);
+    CU_ASSERT_PTR_NOT_NULL(strstr(answer.body, words));
+    check_error(&answer, 400, "worker", NULL);
+}
+
+static void test_drain(void)
+{
+    check_drain("{}", "worker is missing, expected a string");
+    check_drain("{\"worker\": 5}", "worker is an integer, expected a string");
+    struct answer answer =
+        call(url, "POST", "/caravan/v1/cluster/drain", "", "{\"worker\": \"w1\"}");
+    CU_ASSERT_EQUAL(answer.status, 200);
+    answer_finish(&answer);
 }
 
 static void test_addresses(void)
@@ -383,6 +404,7 @@ int main(void)
     CU_add_test(suite, "key", test_key);
     CU_add_test(suite, "health", test_health);
     CU_add_test(suite, "metrics", test_metrics);
+    CU_add_test(suite, "drain", test_drain);
     CU_add_test(suite, "calls", test_calls);
     CU_add_test(suite, "addresses", test_addresses);
     CU_add_test(suite, "taken port", test_taken_port);

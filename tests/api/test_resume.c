@@ -119,6 +119,16 @@ static const char *behind(const char *body, const char *id)
     return strstr(at, "\n\n") + 2;
 }
 
+/* The id of the last event that has one. */
+static unsigned last_id(const char *body)
+{
+    unsigned id = 0;
+    for (const char *at = body; (at = strstr(at, "id: ")); at++)
+        if (at == body || at[-1] == '\n')
+            id = (unsigned)strtoul(at + 4, NULL, 10);
+    return id;
+}
+
 #define STREAM                                                                                     \
     "{\"prompt\": \"x\", \"stream\": true, \"seed\": 0, \"stream_options\": "                      \
     "{\"include_usage\": true}}"
@@ -135,8 +145,11 @@ static void test_again(void)
     check_get(id, "?after=0", "", whole.body);
     check_get(id, "?after=3", "", behind(whole.body, "3"));
     check_get(id, "", "Last-Event-ID: 5\r\n", behind(whole.body, "5"));
-    check_get(id, "?after=1000", "", "data: [DONE]\n\n");
-    static const char *const odd[] = {"?after=", "?after=x", "?after=1,2", "?after=-1"};
+    char last[32], beyond[32];
+    snprintf(last, sizeof last, "?after=%u", last_id(whole.body));
+    snprintf(beyond, sizeof beyond, "?after=%u", last_id(whole.body) + 1);
+    check_get(id, last, "", "data: [DONE]\n\n");
+    const char *const odd[] = {"?after=", "?after=x", "?after=1,2", "?after=-1", beyond};
     for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
         struct answer answer = get(id, odd[i], "");
         CU_ASSERT_EQUAL(answer.status, 400);

@@ -30,7 +30,8 @@ static void say_failed(struct puppet *puppet)
     struct proto_msg msg = {.kind = PROTO_MSG_FAILED,
                             .failed = {.epoch = puppet->epoch,
                                        .status = PROTO_NOSPACE,
-                                       .text = "the strings are tangled"}};
+                                       .text = "the strings are tangled",
+                                       .unreached = puppet->options.unreached}};
     puppet_send(puppet, &msg, NULL, 0);
 }
 

@@ -17,7 +17,8 @@ struct puppet;
 struct puppet_options {
     uint32_t version; /* of the protocol; 0: the right one */
     bool wrong_proof;
-    unsigned bad_load; /* the number of a load that fails; 0: none */
+    unsigned bad_load;  /* the number of a load that fails; 0: none */
+    uint32_t unreached; /* what it says then, as in struct proto_failed */
     /* Answers a batch, on the puppet's loop; NULL: not at all. */
     void (*on_batch)(struct puppet *puppet, const struct proto_batch *batch);
 };

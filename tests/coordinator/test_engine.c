@@ -15,13 +15,18 @@
 static char folder[] = "/tmp/caravan-engine-XXXXXX", model[64], moe_model[64];
 static const char *used_model = model;
 static struct net_cluster_keys keys;
+static uint32_t n_wanted = 1; /* workers that the engine waits for */
+static const char *memory;    /* of an engine before; NULL: none */
+static enum shard_split_kind split;
 static struct coord_engine *engine;
 static struct puppet puppet;
 
 static void start(const struct puppet_options *options)
 {
     const struct coord_engine_options how = {.model_path = used_model,
-                                             .workers = 1,
+                                             .workers = n_wanted,
+                                             .memory = memory,
+                                             .split = split,
                                              .listen = "tcp://127.0.0.1:0",
                                              .keys = &keys,
                                              .ctx = 64,
@@ -100,6 +105,59 @@ static void test_failed_load(void)
     CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "\"puppet\""));
     CU_ASSERT_PTR_NOT_NULL(strstr(error.text, "the strings are tangled"));
     finish();
+}
+
+/* ---- who is remembered ---- */
+
+static char *remembered(void)
+{
+    char *text = coord_engine_memory(engine);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(text);
+    return text;
+}
+
+/* A worker that was sent away is not missed by the next engine. */
+static void test_drained(void)
+{
+    const struct puppet_options options = {0};
+    struct proto_error error = {0};
+    n_wanted = 2;
+    start(&options);
+    CU_ASSERT_FATAL(puppet_wait(&puppet, PROTO_MSG_WELCOME, 1));
+    char *before = remembered();
+    CU_ASSERT_PTR_NOT_NULL(strstr(before, " puppet\n"));
+    CU_ASSERT_EQUAL(coord_engine_drain(engine, "puppet", &error), PROTO_OK);
+    char *after = remembered();
+    CU_ASSERT_STRING_EQUAL(after, "");
+    free(before);
+    free(after);
+    finish();
+    n_wanted = 1;
+}
+
+static void check_missing(const char *known, const char *expected)
+{
+    const struct puppet_options options = {.wrong_proof = true};
+    struct coord_status status;
+    struct proto_error error;
+    memory = known;
+    start(&options);
+    CU_ASSERT_FATAL(puppet_wait(&puppet, PROTO_MSG_REFUSE, 1));
+    CU_ASSERT_EQUAL_FATAL(coord_engine_status(engine, &status, &error), PROTO_OK);
+    CU_ASSERT_STRING_EQUAL(status.missing, expected);
+    coord_status_finish(&status);
+    finish();
+    memory = NULL;
+}
+
+#define KEY "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde"
+
+static void test_missing(void)
+{
+    check_missing(NULL, "0 of 1 workers are here");
+    check_missing("worker " KEY "0 h a\n", "worker \"a\" is lost; 0 of 1 workers are here");
+    check_missing("worker " KEY "0 h a\nworker " KEY "1 h b\n",
+                  "worker \"a\", worker \"b\" are lost; 0 of 1 workers are here");
 }
 
 /* ---- results ---- */
@@ -200,6 +258,46 @@ static void test_failed_reload(void)
     CU_ASSERT_EQUAL_FATAL(coord_engine_wait_ready(engine, &error), PROTO_OK);
     check_generates();
     finish();
+}
+
+/* Joins as well, after those before. */
+static void join(struct puppet *another, const struct puppet_options *options)
+{
+    puppet_start(another, coord_engine_endpoint(engine), &keys, options);
+    CU_ASSERT_FATAL(puppet_wait(another, PROTO_MSG_WELCOME, 1));
+}
+
+/* Where a stage cannot reach a host, another one takes the host's place, not the stage's. */
+static void test_unreached_host(void)
+{
+    const struct puppet_options stage = {.bad_load = 2, .unreached = 2}, host = {0};
+    const struct proto_msg bye = {.kind = PROTO_MSG_BYE};
+    struct puppet hosts[2], standby, other;
+    struct proto_error error = {0};
+    used_model = moe_model;
+    split = SHARD_SPLIT_EXPERTS;
+    n_wanted = 3;
+    start(&stage);
+    CU_ASSERT_FATAL(puppet_wait(&puppet, PROTO_MSG_WELCOME, 1));
+    join(&hosts[0], &host);
+    join(&hosts[1], &host);
+    CU_ASSERT_EQUAL_FATAL(coord_engine_wait_ready(engine, &error), PROTO_OK);
+    join(&standby, &host);
+    puppet_post(&hosts[1], &bye);
+    CU_ASSERT_FATAL(puppet_wait(&standby, PROTO_MSG_LOAD, 1));
+    CU_ASSERT_FATAL(puppet_wait(&standby, PROTO_MSG_RELEASE, 1));
+    join(&other, &host);
+    CU_ASSERT(puppet_wait(&other, PROTO_MSG_COMMIT, 1));
+    CU_ASSERT_EQUAL(puppet_heard(&puppet, PROTO_MSG_LOAD), 3);
+    CU_ASSERT_EQUAL(puppet_heard(&standby, PROTO_MSG_LOAD), 1);
+    puppet_finish(&hosts[0]);
+    puppet_finish(&hosts[1]);
+    puppet_finish(&standby);
+    puppet_finish(&other);
+    finish();
+    used_model = model;
+    split = SHARD_SPLIT_AUTO;
+    n_wanted = 1;
 }
 
 /* The request fails and the worker is given up, with a text that has these words. */
@@ -505,8 +603,11 @@ int main(void)
     CU_add_test(suite, "a worker of another version", test_other_version);
     CU_add_test(suite, "a worker without the secret", test_wrong_proof);
     CU_add_test(suite, "a load that fails", test_failed_load);
+    CU_add_test(suite, "a worker that was sent away", test_drained);
+    CU_add_test(suite, "who is missing", test_missing);
     CU_add_test(suite, "good answers", test_good_answers);
     CU_add_test(suite, "a load that fails later", test_failed_reload);
+    CU_add_test(suite, "a host that is not reached", test_unreached_host);
     CU_add_test(suite, "a result for another vocabulary", test_other_vocabulary);
     CU_add_test(suite, "a payload that is too short", test_short_payload);
     CU_add_test(suite, "a result without its rows", test_missing_rows);

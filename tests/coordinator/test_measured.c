@@ -82,6 +82,24 @@ static void test_cluster(void)
     free(machines);
 }
 
+/* A worker that is leaving counts while it has a part. */
+static void test_leaving(void)
+{
+    struct plan_cluster *cluster;
+    uint32_t *machines = NULL;
+    make_status();
+    snprintf(workers[2].state, sizeof workers[2].state, "draining");
+    for (uint32_t n = 1; n <= 2; n++) {
+        workers[2].layer_end = n - 1;
+        CU_ASSERT_EQUAL_FATAL(
+            coord_cluster_measured(&cluster, &machines, &status, type_ops, &error), PROTO_OK);
+        CU_ASSERT_EQUAL(cluster->n_machines, n);
+        CU_ASSERT_EQUAL(machines[2], n == 1 ? UINT32_MAX : 1);
+        plan_cluster_destroy(cluster);
+        free(machines);
+    }
+}
+
 static void test_slow(void)
 {
     struct plan_cluster *cluster;
@@ -242,6 +260,7 @@ int main(void)
     CU_pSuite suite = CU_add_suite("measured", open_model, close_model);
     CU_add_test(suite, "cluster", test_cluster);
     CU_add_test(suite, "a slow machine", test_slow);
+    CU_add_test(suite, "a machine that is leaving", test_leaving);
     CU_add_test(suite, "links", test_links);
     CU_add_test(suite, "nobody", test_nobody);
     CU_add_test(suite, "placement", test_placement);

@@ -316,6 +316,7 @@ void wire_check_same(const struct proto_msg *a, const struct proto_msg *b)
         SAME(failed.epoch);
         SAME(failed.batch);
         SAME(failed.status);
+        SAME(failed.unreached);
         CU_ASSERT_STRING_EQUAL(a->failed.text, b->failed.text);
         break;
     case PROTO_MSG_BATCH:

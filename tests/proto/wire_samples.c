@@ -77,7 +77,7 @@ static const struct proto_msg samples[] = {
     [PROTO_MSG_PROGRESS] = {.kind = PROTO_MSG_PROGRESS, .progress = {1, 2, 3, 4}},
     [PROTO_MSG_READY] = {.kind = PROTO_MSG_READY, .ready = {5, 6, 7, 8}},
     [PROTO_MSG_FAILED] = {.kind = PROTO_MSG_FAILED,
-                          .failed = {9, 10, PROTO_CAPACITY, (char *)"too small"}},
+                          .failed = {9, 10, PROTO_CAPACITY, (char *)"too small", 3}},
     [PROTO_MSG_WANT] = {.kind = PROTO_MSG_WANT, .want = {1, PROTO_MAX_TENSORS - 1}},
     [PROTO_MSG_HASHES] = {.kind = PROTO_MSG_HASHES, .hashes = {2, 3, sources, 2}},
     [PROTO_MSG_FETCH] =

@@ -251,6 +251,33 @@ static void test_processes_share_a_limit(void)
     close_store(store);
 }
 
+/* What people see of a store, and what they may free. */
+static void test_people(void)
+{
+    struct shard_store *store = open_store(0);
+    struct shard_store_use use[SHARD_N_KEPT];
+    struct shard_lease *lease;
+    uint64_t freed;
+    fill(store, 4);
+    CU_ASSERT_EQUAL(keep_packed(store, 4), PROTO_OK);
+    CU_ASSERT_EQUAL_FATAL(shard_lease_create(&lease, store, &error), PROTO_OK);
+    shard_lease_add(lease, name_of(0));
+    CU_ASSERT_EQUAL_FATAL(shard_store_look(store, use, &error), PROTO_OK);
+    const struct shard_store_use *pieces = &use[SHARD_KEPT_PIECE];
+    CU_ASSERT(pieces->files == 4 && pieces->bytes == 4 * BYTES && pieces->leased_bytes == BYTES);
+    CU_ASSERT(pieces->oldest == 1000 && pieces->latest == 1003);
+    CU_ASSERT(use[SHARD_KEPT_PACKED].files == 1 && use[SHARD_KEPT_PACKED].bytes >= BYTES);
+    CU_ASSERT(use[SHARD_KEPT_PART].files == 0 && use[SHARD_KEPT_PART].latest == 0);
+    CU_ASSERT_EQUAL(shard_store_evict(store, 1, &freed, &error), PROTO_OK);
+    CU_ASSERT_EQUAL(freed, BYTES);
+    CU_ASSERT(!has(store, 1) && has(store, 0) && has(store, 2));
+    CU_ASSERT_EQUAL(shard_store_evict(store, UINT64_MAX, &freed, &error), PROTO_OK);
+    CU_ASSERT(freed >= 3 * BYTES);
+    CU_ASSERT(has(store, 0) && !has(store, 2) && !has(store, 3) && !has(store, 4));
+    shard_lease_destroy(lease);
+    close_store(store);
+}
+
 int main(void)
 {
     proto_log_set_level(PROTO_LOG_ERROR);
@@ -262,6 +289,7 @@ int main(void)
     CU_add_test(suite, "more than the limit", test_more_than_the_limit);
     CU_add_test(suite, "leases of other processes", test_leases_of_other_processes);
     CU_add_test(suite, "processes share a limit", test_processes_share_a_limit);
+    CU_add_test(suite, "for people", test_people);
     CU_basic_run_tests();
     unsigned failures = CU_get_number_of_failures() + (CU_get_error() != CUE_SUCCESS);
     CU_cleanup_registry();
