@@ -35,8 +35,8 @@ enum proto_status coord_backend_logits(struct coord_backend *backend, const int3
  * spelled in the prompt become their ids. *done gets the DONE event; its times are 0 with a
  * client. */
 enum proto_status coord_backend_complete(struct coord_backend *backend,
-                                         const struct api_client_completion *request,
-                                         bool special, api_client_text_fn *on_text, void *user,
+                                         const struct api_client_completion *request, bool special,
+                                         api_client_text_fn *on_text, void *user,
                                          struct coord_event *done, struct proto_error *error);
 
 /* The whole of a command of a coordinator that runs already: reads the command line, connects and

@@ -140,8 +140,8 @@ int command_bench(int argc, char **argv)
          &q.params.n_rounds, 1, 64, NULL},
         {0, "clients", "N",
          "many requests instead: clients that send one when the last is answered (not with "
-         "--server)", COORD_OPTION_U32,
-         &q.load.clients, 1, COORD_LOAD_MAX_CLIENTS, NULL},
+         "--server)",
+         COORD_OPTION_U32, &q.load.clients, 1, COORD_LOAD_MAX_CLIENTS, NULL},
         {0, "requests", "N", "with --clients: requests of all together (8 each)", COORD_OPTION_U32,
          &q.load.requests, 1, COORD_LOAD_MAX_REQUESTS, NULL},
         {0, "synthetic", "SHAPE",

@@ -369,6 +369,7 @@ static void free_parts(struct coord_engine *e)
     engine__deployment_destroy(e->current);
     engine__deployment_destroy(e->next);
     shard_plan_destroy(e->last_plan);
+    plan_shape_destroy(e->shape);
     free(e->usage);
     free(e->slot_used);
     free(e->drops);

@@ -8,7 +8,10 @@
  *   registry.c   workers: who has joined, who is alive
  *   replan.c     when there has to be another plan, and for whom
  *   choose.c     which plan it is to be
+ *   question.c   what the planner is asked for that
+ *   worth.c      what a plan is to take, and would gain
  *   deployment.c a plan with its workers
+ *   beside.c     whether there is room for another plan beside it
  *   deploy.c     how a plan is prepared and put in force
  *   assign.c     what each worker of the plan is told to load
  *   engine_status.c  what people see of it all
@@ -139,6 +142,7 @@ struct coord_member {
     struct coord_worker *worker;
     int stage, host; /* in the plan, -1: none */
     bool ready, committed;
+    bool released; /* it was told to let its part go, though no other plan is in force yet */
     uint64_t done_bytes, total_bytes, fetched_bytes;
     uint64_t weight_bytes, kv_limit_bytes, scratch_bytes;
     /* What it is expected to compute for a sequence's token at its beginning, more for each
@@ -243,6 +247,7 @@ struct coord_engine {
     char last_failure[PROTO_ERROR_TEXT_BYTES];
     char said_plan[240]; /* on standard error */
     uint64_t epoch; /* the last that was given out */
+    struct plan_shape *shape;     /* what layers take; NULL: nobody has asked; beside.c */
     struct shard_plan *last_plan; /* of an earlier life, or NULL; its workers: numbers in workers */
     uint64_t deploy_ns, ticked_ns, pinged_ns, progress_ns;
     bool progress_shown;
@@ -328,6 +333,16 @@ void engine__describe_part(const struct coord_deployment *d, const struct coord_
 /* A plan like this one without some of its hosts, or with all; NULL on lack of memory. */
 struct shard_plan *engine__copy_plan(const struct shard_plan *plan, const bool *without);
 
+/* beside.c */
+/* Weights that a worker of one plan and a worker of another have in common, if they are the same. */
+uint64_t coord_plan_common_bytes(const struct plan_shape *shape, const struct shard_plan *a,
+                                 uint32_t worker_a, const struct shard_plan *b, uint32_t worker_b);
+/* Whether the plan's workers can prepare it beside the one in force. While that one serves,
+ * PROTO_CAPACITY names who cannot; else those who cannot are told to let their old parts go. */
+enum proto_status engine__make_room(struct coord_engine *e, const struct shard_plan *plan,
+                                    struct coord_worker *const *workers,
+                                    struct proto_error *error);
+
 /* deploy.c */
 bool engine__serving(const struct coord_engine *e);
 /* Begins to prepare a plan, in place of one that is being prepared. */
@@ -366,6 +381,7 @@ enum proto_status engine__choose_plan(const struct coord_engine *e,
 void engine__explain_change(const struct coord_engine *e, struct shard_plan *plan,
                             struct coord_worker *const *workers, uint32_t n);
 
+/* worth.c */
 /* What a plan that engine__choose_plan made of these workers is predicted to gain over the one in
  * force: 0.1 is 10% faster. */
 enum proto_status engine__plan_gain(const struct coord_engine *e,

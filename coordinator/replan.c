@@ -98,7 +98,13 @@ static enum proto_status prepare_plan(struct coord_engine *e, struct shard_plan 
                                       struct proto_error *error)
 {
     struct coord_deployment *d = NULL;
-    enum proto_status status = engine__deployment_create(&d, plan, workers, n, error);
+    enum proto_status status = engine__make_room(e, *plan, workers, error);
+    if (status != PROTO_OK) {
+        shard_plan_destroy(*plan);
+        *plan = NULL;
+        return status;
+    }
+    status = engine__deployment_create(&d, plan, workers, n, error);
     return status == PROTO_OK ? engine__prepare(e, &d, error) : status;
 }
 

@@ -212,7 +212,7 @@ static void copy_caches(struct worker_epochs *epochs)
     const struct worker_epochs_options *o = &epochs->options;
     struct worker_deployment *d = epochs->next, *current = epochs->current;
     const struct proto_load *load = worker_deployment_load(d);
-    bool is_from = current && load->from == epoch_of(current) && current->slice;
+    bool is_from = current && load->from && load->from == worker_epochs_serving(epochs);
     struct worker_kv_move_options options = {.loop = o->loop,
                                              .own = o->own,
                                              .secret = o->secret,
@@ -366,6 +366,8 @@ static void begin_change(struct worker_epochs *epochs)
     put_out_of_use(epochs, old);
     if (goes_on)
         worker_change_inherit(epochs->pending, old->slice);
+    else
+        bury_later(epochs, &epochs->previous);
 }
 
 /* What was to be moved is there, or will not come. */
@@ -454,7 +456,7 @@ void worker_epochs_cached(struct worker_epochs *epochs, net_peer from, const uin
     if (!worker_kv_serve_admit(epochs->serve, epochs->options.listener, from, key, question))
         return;
     bool serving = current && current->state == WORKER_SERVING;
-    if (serving && epoch == epoch_of(current)) {
+    if (serving && epoch && epoch == worker_epochs_serving(epochs)) {
         first = current->slice;
     } else if (previous && epoch == epoch_of(previous)) {
         first = previous->slice;

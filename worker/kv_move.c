@@ -27,7 +27,7 @@ enum phase {
 
 /* A sequence as a holder has it. */
 struct known {
-    bool there;
+    bool there, seen; /* in the last list, in some */
     uint64_t version, end;
 };
 
@@ -68,12 +68,14 @@ static uint64_t *next_page(struct worker_kv_move *move, uint32_t seq, uint32_t l
     return &move->next[(size_t)seq * move->n_layers + (layer - move->layer_first)];
 }
 
-/* What was copied of a sequence is another's by now. */
+/* What was copied of a sequence is another's by now: all holders are asked anew. */
 static void forget(struct worker_kv_move *move, uint32_t seq)
 {
     shard_kv_drop(move->options.kv, seq);
     memset(next_page(move, seq, move->layer_first), 0, move->n_layers * sizeof *move->next);
     move->forgotten[seq]++;
+    for (uint32_t i = 0; i < move->n_holders; i++)
+        move->holders[i].seq_at = move->holders[i].layer_at = 0;
 }
 
 /* ---- its end ---- */
@@ -279,8 +281,7 @@ static bool is_done(const struct holder *holder)
     return !holder->lists && !holder->n_asked && holder->seq_at == holder->move->max_seqs;
 }
 
-/* Asks a holder for more, and ends the round where none has anything to do. */
-static void go_on(struct holder *holder)
+static void ask_more(struct holder *holder)
 {
     struct worker_kv_move *move = holder->move;
     struct proto_msg msg = {.kind = PROTO_MSG_KV_FETCH};
@@ -292,10 +293,18 @@ static void go_on(struct holder *holder)
         *asked = (struct asked){msg.kv_fetch, move->forgotten[msg.kv_fetch.seq]};
         holder->n_asked++;
     }
-    for (uint32_t i = 0; i < move->n_holders; i++)
-        if (!is_done(&move->holders[i]))
-            return;
-    end_round(move);
+}
+
+/* Asks for more, and ends the round where no holder has anything to do. */
+static void go_on(struct worker_kv_move *move)
+{
+    bool done = true;
+    for (uint32_t i = 0; i < move->n_holders && !move->given_up; i++) {
+        ask_more(&move->holders[i]);
+        done &= is_done(&move->holders[i]);
+    }
+    if (done && !move->given_up)
+        end_round(move);
 }
 
 /* ---- what comes ---- */
@@ -311,9 +320,9 @@ static void take_list(struct holder *holder, const struct proto_kv_held *held)
         const struct proto_kv_seq *s = &held->seqs[i];
         if (s->seq >= move->max_seqs)
             continue;
-        if (holder->seqs[s->seq].version != s->version)
+        if (holder->seqs[s->seq].seen && holder->seqs[s->seq].version != s->version)
             forget(move, s->seq);
-        holder->seqs[s->seq] = (struct known){true, s->version, s->end};
+        holder->seqs[s->seq] = (struct known){true, true, s->version, s->end};
     }
     holder->seq_at = holder->layer_at = 0;
 }
@@ -385,7 +394,7 @@ static void on_message(void *arg, net_peer from, const uint8_t *key, struct prot
     else if (msg->kind == PROTO_MSG_KV_CHUNK)
         take_chunk(holder, &msg->kv_chunk, *payload);
     if (move->phase != PAUSING && !move->given_up)
-        go_on(holder);
+        go_on(move);
 }
 
 static void on_bad(void *arg, net_peer from, const uint8_t *key, const struct proto_error *error)

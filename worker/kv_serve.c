@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/log.h"
 #include "worker/members.h"
 
 struct worker_kv_serve {

@@ -287,8 +287,8 @@ static void test_metrics(void)
                                                "\\\"b\\\"\",to=\"\"} 12500000\n"));
     CU_ASSERT_PTR_NOT_NULL(
         strstr(answer.body, "\ncaravan_worker_slowdown_ratio{worker=\"worker \\\"a\\\"\"} 1\n"));
-    CU_ASSERT_PTR_NOT_NULL(strstr(
-        answer.body, "\ncaravan_worker_slowdown_ratio{worker=\"worker \\\"b\\\"\"} 1.75\n"));
+    CU_ASSERT_PTR_NOT_NULL(
+        strstr(answer.body, "\ncaravan_worker_slowdown_ratio{worker=\"worker \\\"b\\\"\"} 1.75\n"));
     char type[128] = "", *rest = NULL;
     unsigned samples = 0;
     for (char *line = strtok_r(answer.body, "\n", &rest); line;

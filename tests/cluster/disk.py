@@ -69,7 +69,7 @@ class OnDisks(Cluster):
         case.world.put_profile(profiled)
         self.disks = {i: Disk(case, super(OnDisks, self).cache(i), size)
                       for i, size in kilobytes.items()}
-        for disk in self.disks.values():
+        for disk in self.disks.values() if case.world.profiles else ():
             shutil.copytree(profiled / "profiles", disk.folder / "profiles")
 
     def cache(self, i):

@@ -15,7 +15,7 @@ class Reader(threading.Thread):
 
     def __init__(self, c, prompt):
         super().__init__()
-        self.prompt, self.text, self.error, self.tokens, self.enough = prompt, "", None, 0, False
+        self.prompt, self.text, self.error, self.events, self.enough = prompt, "", None, 0, False
         self.stream = Stream(c, ENDLESS, prompt)
         self.start()
 
@@ -26,8 +26,17 @@ class Reader(threading.Thread):
                 self.error = f"the stream ended with {event}"
             else:
                 self.text += event["choices"][0]["text"]
-                self.tokens += 1
+                self.events += 1
         self.stream.close()
+
+
+def known_text(c, prompt, n_chars):
+    """What the cluster says to it, longer than so many characters: the last one of a text may be
+    half a character, and an event may be of several tokens."""
+    n, text = n_chars, ""
+    while len(text) < n_chars + 8:
+        text, n = c.complete(n, prompt), 2 * n
+    return text
 
 
 def stream_over(c, prompts, change):
@@ -35,8 +44,8 @@ def stream_over(c, prompts, change):
     readers = [Reader(c, prompt) for prompt in prompts]
 
     def go_on():
-        before = [r.tokens for r in readers]
-        c.case.until(lambda: all(r.tokens > n + 20 or r.error for r, n in zip(readers, before)),
+        before = [r.events for r in readers]
+        c.case.until(lambda: all(r.events > n + 20 or r.error for r, n in zip(readers, before)),
                      "some tokens")
     try:
         go_on()
@@ -48,7 +57,7 @@ def stream_over(c, prompts, change):
             r.join()
     for r in readers:
         assert not r.error, r.error
-        known = c.complete(r.tokens, r.prompt)
+        known = known_text(c, r.prompt, len(r.text))
         same = next((i for i, (a, b) in enumerate(zip(r.text, known)) if a != b), len(r.text))
         assert same == len(r.text), f"another text from character {same} of {len(r.text)} on"
 

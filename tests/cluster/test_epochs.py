@@ -39,7 +39,7 @@ class Clients:
 
     def __init__(self, c, n=None):
         # Tokens enough for a fault to fall into the middle.
-        self.c, self.n = c, n or (300 if c.case.world.sanitized else 2000)
+        self.c, self.n = c, n or (300 if c.case.world.sanitized else 1000)
         self.asked = [(prompt, {}) for prompt in PROMPTS] + [(PROMPTS[0], SAMPLED)]
         self.known = [c.complete(self.n, prompt, **fields) for prompt, fields in self.asked]
 

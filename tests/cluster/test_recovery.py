@@ -74,3 +74,24 @@ def test_last_plan_after_a_restart(case):
     assert holder() == second, c.status()
     assert c.status()["plan"].startswith("as before, 1 stage"), c.status()["plan"]
     assert c.complete() == expected
+
+
+def test_no_room_beside(case):
+    """Who cannot hold two parts at once does not get another while it serves; after a loss its old
+    part goes first."""
+    model = case.world.model("llama-k", "F32", layers=8, embd=256, ff=1024, hd=64)
+    c = Cluster(case, model, workers=3,
+                options=["--ctx", "64", "--batch", "16", "--parallel", "1"],
+                worker_options=["--memory", "0.0205"]).start()
+    expected = c.complete()
+    order = c.order()
+    # 3, 3 and 2 layers of 4 MB become 4 and 4: the second would have 3 to 7.
+    drained = case.caravan("drain", f"w{order[2]}", "--server",
+                           f"http://127.0.0.1:{c.http_port}")
+    drained.fails_with(f'worker "w{order[1]}" offers 20.5 MB, but needs 2')
+    assert c.status()["epoch"] == 1 and c.complete() == expected
+    c.workers[order[2]].kill()
+    wait_states(c, **{f"w{order[2]}": "lost"})
+    c.wait_ready()
+    assert c.server.err().count("COORD-NO-ROOM") == 1, c.server.err()
+    assert c.complete() == expected

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a stream pauses when a worker is killed: a stage with a long context that a standby
-replaces, an expert host whose experts another one holds too, a worker that is drained."""
+replaces, an expert host whose experts another one holds too, workers that are drained and join."""
 import http.client
 import json
 import re
+import threading
 import time
 
 from cluster import Cluster
@@ -104,9 +105,60 @@ def drain(world, options):
     return pause < max(0.5, 3 * usual)
 
 
+def pause_over(stream, change):
+    """Reads on until a change is done and some time after; the longest pause meanwhile."""
+    begin, done = len(stream.arrivals), threading.Event()
+
+    def make_change():
+        change()
+        done.set()
+    thread = threading.Thread(target=make_change)
+    thread.start()
+    while not done.is_set():
+        stream.read(1)
+    thread.join()
+    stream.read(20)
+    return max(b - a for a, b in zip(stream.arrivals[begin - 1:], stream.arrivals[begin:]))
+
+
+def moves(world, options):
+    """A worker leaves and another joins behind a prompt of CONTEXT tokens."""
+    with lab.case_of(world, "recovery-moves") as case:
+        c = Cluster(case, lab.model_file(world, options, "llama-1b", "Q4_0"), workers=3, options=[
+            "--ctx", "8192", "--split", "layers"]).start()
+        server = f"http://127.0.0.1:{c.http_port}"
+        stream = Tokens(c, CONTEXT, 4000)
+        stream.read(30)
+        usual, good = stream.pauses()[len(stream.arrivals) // 2], True
+
+        def members():
+            return {w["name"] for w in c.status()["workers"] if w["state"] == "ready"}
+
+        def leave():
+            case.succeed("drain", "w3", "--server", server)
+            case.until(lambda: members() == {"w1", "w2"}, "the plan without the worker")
+
+        def join():
+            c.start_worker(3)
+            case.until(lambda: len(members()) == 3, "the plan with the worker")
+        for what, change in (("is drained", leave), ("joins", join)):
+            before = c.status()["caches"]
+            pause = pause_over(stream, change)
+            after = c.status()["caches"]
+            moved, again = (after[name] - before[name]
+                            for name in ("moved_bytes", "replayed_positions"))
+            good &= pause < max(0.5, 3 * usual)
+            print(f"a worker of three {what} with {CONTEXT} tokens: longest pause "
+                  f"{1000 * pause:.0f} ms, usually {1000 * usual:.0f} ms; {moved / 1e6:.0f} MB of "
+                  f"caches moved, {again} positions computed again; at most "
+                  f"{1000 * max(0.5, 3 * usual):.0f} ms")
+        stream.close()
+    return good
+
+
 def run(world, options):
     good = True
-    for measure in (stage, host, drain):
+    for measure in (stage, host, drain, moves):
         if lab.chosen(options, measure.__name__):
             good &= measure(world, options)
     return good
