@@ -7,6 +7,8 @@
  *   engine_requests.c  requests become sequences
  *   registry.c   workers: who has joined, who is alive
  *   replan.c     when there has to be another plan, and for whom
+ *   rebalance.c  when a better one is looked for
+ *   blame.c      who is left out when one goes wrong
  *   choose.c     which plan it is to be
  *   question.c   what the planner is asked for that
  *   worth.c      what a plan is to take, and would gain
@@ -263,7 +265,7 @@ struct coord_engine {
     uint64_t stale_frames; /* answers to batches of plans that are over */
     struct coord_speed speed;
     struct coord_caches caches;
-    uint64_t quiet_ns;     /* since when nothing was computed; replan.c */
+    uint64_t quiet_ns;     /* since when nothing was computed; rebalance.c */
     uint64_t planned_with; /* what was known when a plan was looked for */
 
     double measured; /* bytes a second; < 0: being measured */
@@ -302,13 +304,21 @@ void engine__describe_missing(const struct coord_engine *e, char *text, size_t b
 /* Looks whether the workers that are here call for another plan, and begins on it. To be called
  * after anything that matters to that. */
 void engine__replan(struct coord_engine *e);
+/* Puts the best plan for the workers that are here in force if it is worth the change. */
+void engine__improve(struct coord_engine *e);
+/* Members that are lost or draining, or did their part badly in a plan that is broken. */
+uint32_t engine__count_leaving(const struct coord_deployment *d);
+/* While nothing serves: ends requests that have waited long enough. */
+void engine__check_patience(struct coord_engine *e, uint64_t now_ns);
+bool engine__out_of_patience(const struct coord_engine *e, uint64_t now_ns);
+
+/* rebalance.c */
 /* Looks for a better plan now that a worker is slower, or faster, than it was known to be. */
 void engine__replan_around(struct coord_engine *e);
 /* Looks for a better plan when something that matters to it has changed, and nothing is computed. */
 void engine__rebalance_tick(struct coord_engine *e, uint64_t now_ns);
-/* While nothing serves: ends requests that have waited long enough. */
-void engine__check_patience(struct coord_engine *e, uint64_t now_ns);
-bool engine__out_of_patience(const struct coord_engine *e, uint64_t now_ns);
+
+/* blame.c */
 /* Batches that are overdue although all workers are there. */
 void engine__check_batches(struct coord_engine *e, uint64_t now_ns);
 /* A plan's workers could not load or reach one another; unreached as in struct proto_failed. */

@@ -12,14 +12,8 @@
 
 #include "proto/log.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define SHUN_MS     60000u /* for which a worker that could not do its part is left out */
-#define RELINK_MS   60000u /* plans whose connections break after a longer time are not in a row */
-#define MAX_RELINKS 2u
-#define QUIET_NS    (2ull * 1000000000) /* without work before a better plan is looked for */
 
 static uint32_t expected(const struct coord_engine *e)
 {
@@ -137,7 +131,7 @@ static bool is_leaving(const struct coord_deployment *d, const struct coord_work
     return !engine__is_here(w) || w->draining || (d->state == COORD_BROKEN && is_shunned(w));
 }
 
-static uint32_t count_leaving(const struct coord_deployment *d)
+uint32_t engine__count_leaving(const struct coord_deployment *d)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < d->n_members; i++)
@@ -274,7 +268,7 @@ static void recover(struct coord_engine *e)
     uint32_t n = gather(e, workers, true);
     if (!e->was_ready && n < expected(e))
         return;
-    if (count_leaving(e->current)) {
+    if (engine__count_leaving(e->current)) {
         e->settle_ns = 0;
         if (shrink(e) || substitute(e))
             return;
@@ -362,6 +356,13 @@ static void improve(struct coord_engine *e, struct coord_worker **workers, uint3
         proto_log(PROTO_LOG_WARN, "COORD-REBALANCE", "error=\"%s\"", error.text);
 }
 
+void engine__improve(struct coord_engine *e)
+{
+    struct coord_worker *workers[PROTO_MAX_WORKERS];
+    uint32_t n = gather(e, workers, false);
+    improve(e, workers, n);
+}
+
 /* Workers that joined, or came back, may make a better plan. */
 static void consider_joined(struct coord_engine *e)
 {
@@ -379,7 +380,7 @@ void engine__replan(struct coord_engine *e)
     struct proto_error error;
     if (e->stopping)
         return;
-    if (e->next && e->next->state != COORD_COMMITTING && count_leaving(e->next))
+    if (e->next && e->next->state != COORD_COMMITTING && engine__count_leaving(e->next))
         engine__drop_next(e);
     if (e->next)
         return;
@@ -389,119 +390,10 @@ void engine__replan(struct coord_engine *e)
         recover(e);
     else if (e->retry_ns)
         return;
-    else if (!count_leaving(e->current))
+    else if (!engine__count_leaving(e->current))
         consider_joined(e);
     else if (plan_departure(e, &error) != PROTO_OK)
         proto_log(PROTO_LOG_WARN, "COORD-DRAIN", "error=\"%s\"", error.text);
-}
-
-/* ---- what goes wrong with plans ---- */
-
-/* Whom a member could not reach; NULL: it was not that. */
-static struct coord_worker *find_far_end(const struct coord_deployment *d,
-                                         const struct coord_member *m, enum proto_status status,
-                                         uint32_t unreached)
-{
-    if (unreached > 0 && unreached <= d->plan->n_hosts)
-        return d->hosts[unreached - 1];
-    if (status != PROTO_LOST || m->stage < 0 || m->stage + 1 >= (int)d->plan->n_stages)
-        return NULL;
-    return d->stages[m->stage + 1];
-}
-
-/* Who is to blame for a load that failed: of a connection that could not be made the end that had
- * more such trouble before, or the far one. */
-static struct coord_worker *find_blamed(const struct coord_deployment *d, struct coord_worker *w,
-                                        enum proto_status status, uint32_t unreached)
-{
-    const struct coord_member *m = engine__member(d, w);
-    struct coord_worker *far = m ? find_far_end(d, m, status, unreached) : NULL;
-    if (!far)
-        return w;
-    w->blame++;
-    far->blame++;
-    return w->blame > far->blame ? w : far;
-}
-
-void engine__load_failed(struct coord_engine *e, struct coord_worker *w, uint32_t unreached,
-                         const struct proto_error *error)
-{
-    uint64_t now_ns = net_now_ns();
-    struct coord_worker *blamed = find_blamed(e->next, w, error->status, unreached);
-    bool committing = e->next->state == COORD_COMMITTING;
-    if (committing) {
-        engine__break(e, error->text);
-    } else {
-        engine__drop_next(e);
-        if (!e->current) {
-            engine__fail(e, error);
-            return;
-        }
-    }
-    blamed->shunned_ns = now_ns + SHUN_MS * 1000000ull;
-    engine__retry_later(e, error);
-    if (!engine__serving(e)) {
-        e->stuck = *error;
-        if (!e->stuck_ns)
-            e->stuck_ns = now_ns;
-    }
-}
-
-/* The stage at which batches stay: the first that has computed nothing since they were sent, else
- * the last, whose results do not come. */
-static struct coord_worker *find_culprit(const struct coord_engine *e)
-{
-    uint32_t n = e->current->plan->n_stages;
-    for (uint32_t i = 0; i < n && e->batches; i++)
-        if (e->current->stages[i]->stepped_ns < e->batches->sent_ns)
-            return e->current->stages[i];
-    return e->current->stages[n - 1];
-}
-
-void engine__suspect(struct coord_engine *e, const char *why)
-{
-    uint64_t now_ns = net_now_ns();
-    struct coord_worker *culprit = find_culprit(e);
-    if (now_ns > e->relinked_ns + RELINK_MS * 1000000ull)
-        e->n_relinks = 0;
-    e->relinked_ns = now_ns;
-    if (++e->n_relinks > MAX_RELINKS)
-        culprit->shunned_ns = now_ns + SHUN_MS * 1000000ull;
-    proto_log(PROTO_LOG_WARN, "COORD-SUSPECT", "epoch=%llu times=%u why=\"%s\"",
-              (unsigned long long)e->current->epoch, e->n_relinks, why);
-    /* A worker that is lost is missed by its silence soon. */
-    e->settle_ns = now_ns + (uint64_t)e->options.deadline_ms * 1000000u;
-    engine__break(e, why);
-}
-
-/* Whoever is silent is lost soon, and explains what does not come. */
-static bool all_heard(const struct coord_engine *e, uint64_t now_ns)
-{
-    uint64_t silence_ns = (uint64_t)e->options.deadline_ms * 1000000u / 2;
-    for (uint32_t i = 0; i < e->current->n_members; i++)
-        if (now_ns > e->current->members[i].worker->clock.last_heard_ns + silence_ns)
-            return false;
-    return true;
-}
-
-void engine__check_batches(struct coord_engine *e, uint64_t now_ns)
-{
-    uint64_t deadline_ns = (uint64_t)e->options.deadline_ms * 1000000u;
-    char why[160];
-    if (e->settle_ns && now_ns >= e->settle_ns) {
-        e->settle_ns = 0;
-        engine__replan(e);
-    }
-    if (!engine__serving(e) || !e->n_batches || now_ns < e->progressed_ns + deadline_ns ||
-        !all_heard(e, now_ns))
-        return;
-    snprintf(why, sizeof why,
-             "batch %llu got no answer for %.1f s although every worker is alive: a connection "
-             "between two of them may be broken",
-             (unsigned long long)e->batches->id, (double)(now_ns - e->progressed_ns) / 1e9);
-    engine__suspect(e, why);
-    e->settle_ns = 0; /* all have been heard of since */
-    engine__replan(e);
 }
 
 /* ---- patience ---- */
@@ -527,67 +419,6 @@ void engine__check_patience(struct coord_engine *e, uint64_t now_ns)
     engine__describe_missing(e, missing, sizeof missing);
     proto_fail(&error, PROTO_LOST, "%s; the request cannot go on", missing);
     engine__fail_all(e, &error);
-}
-
-/* ---- a better plan, when more is known ---- */
-
-/* What a plan depends on, as a number that changes with it: who has measured what, who is slow, and
- * how many rows experts were chosen by, in powers of two. */
-static uint64_t known_so_far(const struct coord_engine *e)
-{
-    uint64_t known = 0, rows = 0;
-    size_t n = e->usage ? (size_t)e->model->n_layers * e->model->n_experts : 0;
-    for (uint32_t i = 0; i < e->n_workers; i++) {
-        const struct coord_worker *w = e->workers[i];
-        known = known * 31 + (engine__is_here(w) ? 1 + w->profiled : 0);
-        for (uint32_t k = 0; k <= PROTO_MAX_WORKERS; k++)
-            known += w->links[k].tried;
-        known += w->from_here.tried;
-        known += (uint64_t)(w->pace.slowdown * 1000) << 32;
-    }
-    for (size_t i = 0; i < n; i++)
-        rows += e->usage[i];
-    for (; rows; rows /= 2)
-        known += 1u << 20;
-    return known;
-}
-
-static bool is_surveyed(struct coord_engine *e)
-{
-    pthread_mutex_lock(&e->mutex);
-    bool surveyed = e->surveyed;
-    pthread_mutex_unlock(&e->mutex);
-    return surveyed;
-}
-
-/* What is not done now is thought of again when nothing is computed. */
-void engine__replan_around(struct coord_engine *e)
-{
-    struct coord_worker *workers[PROTO_MAX_WORKERS];
-    if (e->stopping || e->next || !engine__serving(e) || count_leaving(e->current) ||
-        e->options.rebalance != COORD_REBALANCE_AUTO || !engine__may_search(e) ||
-        engine__one_computer(e) || !is_surveyed(e))
-        return;
-    e->planned_with = known_so_far(e);
-    uint32_t n = gather(e, workers, false);
-    improve(e, workers, n);
-}
-
-void engine__rebalance_tick(struct coord_engine *e, uint64_t now_ns)
-{
-    struct coord_worker *workers[PROTO_MAX_WORKERS];
-    if (e->options.rebalance != COORD_REBALANCE_AUTO || !engine__serving(e) || e->next ||
-        e->n_active || e->n_waiting || e->n_batches || !engine__may_search(e) ||
-        engine__one_computer(e)) {
-        e->quiet_ns = now_ns;
-        return;
-    }
-    uint64_t known = known_so_far(e);
-    if (!is_surveyed(e) || now_ns - e->quiet_ns < QUIET_NS || known == e->planned_with)
-        return;
-    e->planned_with = known;
-    uint32_t n = gather(e, workers, false);
-    improve(e, workers, n);
 }
 
 /* ---- a plan that a person chose ---- */

@@ -1,53 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "worker/epochs.h"
+#include "worker/epochs_parts.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "proto/log.h"
-#include "worker/change.h"
-#include "worker/kv_serve.h"
-#include "worker/loader.h"
 
-#define FETCH_DEADLINE_MS 60000u
-#define LINK_MS           200u
-
-struct worker_epochs {
-    struct worker_epochs_options options;
-    struct worker_loader *loader;
-    struct worker_deployment *current, *next; /* serving; loading, linking, copying or ready */
-    /* Out of force: other workers fetch what it cached of layers that are theirs now. */
-    struct worker_deployment *previous;
-    struct worker_change *pending; /* of current, which is not in force until caches are there */
-    struct worker_kv_serve *serve;
-    uint64_t latest; /* epoch that was to be loaded */
-    uint64_t over;   /* that was in force when the coordinator was lost; 0: none */
-    uint64_t stale;  /* batches that came for no epoch in force */
-    uint32_t link_deadline_ms;
-};
-
-static uint64_t epoch_of(const struct worker_deployment *d)
+uint64_t worker__epoch_of(const struct worker_deployment *d)
 {
     return d ? worker_deployment_load(d)->epoch : 0;
 }
 
-static struct worker_deployment *find(const struct worker_epochs *epochs, uint64_t epoch)
+struct worker_deployment *worker__epochs_find(const struct worker_epochs *epochs, uint64_t epoch)
 {
-    if (epoch && epoch == epoch_of(epochs->current))
+    if (epoch && epoch == worker__epoch_of(epochs->current))
         return epochs->current;
-    return epoch && epoch == epoch_of(epochs->next) ? epochs->next : NULL;
+    return epoch && epoch == worker__epoch_of(epochs->next) ? epochs->next : NULL;
 }
 
-static void tell(void *arg, const struct proto_msg *msg)
+void worker__epochs_tell(void *arg, const struct proto_msg *msg)
 {
     const struct worker_epochs *epochs = arg;
     epochs->options.tell(epochs->options.arg, msg);
 }
 
-static void tell_failed(struct worker_epochs *epochs, uint64_t epoch, uint64_t batch,
-                        const struct proto_error *why)
+void worker__epochs_fail(struct worker_epochs *epochs, uint64_t epoch, uint64_t batch,
+                         const struct proto_error *why)
 {
-    const struct worker_deployment *d = find(epochs, epoch);
+    const struct worker_deployment *d = worker__epochs_find(epochs, epoch);
     struct proto_msg msg = {
         .kind = PROTO_MSG_FAILED,
         .failed = {.epoch = epoch,
@@ -55,7 +35,7 @@ static void tell_failed(struct worker_epochs *epochs, uint64_t epoch, uint64_t b
                    .status = why->status,
                    .text = (char *)why->text,
                    .unreached = d && !batch ? worker_asker_unreached(d->asker) : 0}};
-    tell(epochs, &msg);
+    worker__epochs_tell(epochs, &msg);
 }
 
 /* ---- the end of a deployment ---- */
@@ -75,8 +55,7 @@ static void bury(struct worker_call *call, bool dropped)
     free(r);
 }
 
-/* Takes no more batches, and waits for nothing any more. */
-static void put_out_of_use(struct worker_epochs *epochs, struct worker_deployment *d)
+void worker__epochs_put_out_of_use(struct worker_epochs *epochs, struct worker_deployment *d)
 {
     struct proto_error over = {PROTO_CANCELLED, "the coordinator has a newer plan"};
     bool loading = d->state == WORKER_LOADING;
@@ -94,7 +73,7 @@ static void put_out_of_use(struct worker_epochs *epochs, struct worker_deploymen
 }
 
 /* After what is queued for the computing thread. */
-static void bury_later(struct worker_epochs *epochs, struct worker_deployment **at)
+void worker__epochs_bury(struct worker_epochs *epochs, struct worker_deployment **at)
 {
     struct worker_deployment *d = *at;
     if (!d)
@@ -105,343 +84,16 @@ static void bury_later(struct worker_epochs *epochs, struct worker_deployment **
         *r = (struct retirement){.call.fn = bury, .epochs = epochs, .d = d};
     if (!r || worker_compute_call(epochs->options.compute, &r->call, NULL) != PROTO_OK) {
         proto_log(PROTO_LOG_ERROR, "WORKER-SLICE-KEPT", "epoch=%llu why=\"out of memory\"",
-                  (unsigned long long)epoch_of(d));
+                  (unsigned long long)worker__epoch_of(d));
         free(r);
     }
 }
 
-static void retire(struct worker_epochs *epochs, struct worker_deployment **at)
+void worker__epochs_retire(struct worker_epochs *epochs, struct worker_deployment **at)
 {
     if (*at)
-        put_out_of_use(epochs, *at);
-    bury_later(epochs, at);
-}
-
-/* ---- loads ---- */
-
-static void fail_load(struct worker_epochs *epochs, const struct proto_error *why)
-{
-    uint64_t epoch = epoch_of(epochs->next);
-    proto_log(PROTO_LOG_WARN, "WORKER-LOAD-FAILED", "epoch=%llu error=\"%s\"",
-              (unsigned long long)epoch, why->text);
-    tell_failed(epochs, epoch, 0, why);
-    retire(epochs, &epochs->next);
-}
-
-void worker_epochs_load(struct worker_epochs *epochs, struct proto_msg *load,
-                        struct net_payload **card, uint32_t silence_ms)
-{
-    const struct worker_epochs_options *o = &epochs->options;
-    const struct worker_fetcher_options fetcher = {.epoch = load->load.epoch,
-                                                   .deadline_ms = FETCH_DEADLINE_MS,
-                                                   .send = worker_loader_send,
-                                                   .arg = epochs->loader,
-                                                   .loop = o->loop,
-                                                   .own = o->own,
-                                                   .secret = o->secret};
-    struct worker_deployment *before[WORKER_MAX_SLICES], *replaced = epochs->next, *d = NULL;
-    uint32_t n_before = 0;
-    uint64_t epoch = load->load.epoch;
-    struct proto_error error;
-    if (epoch <= epochs->latest) {
-        proto_fail(&error, PROTO_INVALID, "epoch %llu is over here, the latest is %llu",
-                   (unsigned long long)epoch, (unsigned long long)epochs->latest);
-        tell_failed(epochs, epoch, 0, &error);
-        return;
-    }
-    epochs->latest = epoch;
-    epochs->link_deadline_ms = worker_link_deadline_ms(silence_ms);
-    enum proto_status status =
-        worker_deployment_create(&d, o->loop, o->own, load, card, &fetcher, &error);
-    if (status == PROTO_OK && epochs->current)
-        before[n_before++] = epochs->current;
-    if (status == PROTO_OK && replaced && replaced->state != WORKER_LOADING)
-        before[n_before++] = replaced;
-    if (status == PROTO_OK)
-        status = worker_loader_build(epochs->loader, d, before, n_before, silence_ms, &error);
-    retire(epochs, &epochs->next);
-    if (status == PROTO_OK) {
-        epochs->next = d;
-        return;
-    }
-    worker_deployment_destroy(d);
-    tell_failed(epochs, epoch, 0, &error);
-}
-
-void worker_epochs_hashes(struct worker_epochs *epochs, const struct proto_hashes *hashes,
-                          struct net_payload **payload)
-{
-    if (epochs->next)
-        worker_fetcher_hashes(epochs->next->fetcher, hashes, payload);
-}
-
-void worker_epochs_chunk(struct worker_epochs *epochs, const struct proto_chunk *chunk,
-                         struct net_payload **payload)
-{
-    if (epochs->next)
-        worker_fetcher_chunk(epochs->next->fetcher, chunk, payload);
-}
-
-static void tell_ready(struct worker_epochs *epochs)
-{
-    const struct worker_slice *slice = epochs->next->slice;
-    worker_deployment_set(epochs->next, WORKER_READY);
-    struct proto_msg msg = {.kind = PROTO_MSG_READY,
-                            .ready = {.epoch = epoch_of(epochs->next),
-                                      .weight_bytes = slice->weight_bytes,
-                                      .kv_limit_bytes = slice->kv_limit_bytes,
-                                      .scratch_bytes = slice->scratch_bytes}};
-    struct net_payload *have = worker_supply_have(epochs->options.supply);
-    epochs->options.tell_with(epochs->options.arg, &msg, &have);
-}
-
-static void on_moved(void *arg);
-
-static void on_copied(void *arg)
-{
-    struct worker_deployment *d = arg;
-    struct worker_epochs *epochs = d->owner;
-    if (d == epochs->next && d->state == WORKER_COPYING)
-        tell_ready(epochs);
-}
-
-/* Linked: what other workers cache of its layers is copied ahead. What keeps that from beginning
- * costs time later, and nothing else. */
-static void copy_caches(struct worker_epochs *epochs)
-{
-    const struct worker_epochs_options *o = &epochs->options;
-    struct worker_deployment *d = epochs->next, *current = epochs->current;
-    const struct proto_load *load = worker_deployment_load(d);
-    bool is_from = current && load->from && load->from == worker_epochs_serving(epochs);
-    struct worker_kv_move_options options = {.loop = o->loop,
-                                             .own = o->own,
-                                             .secret = o->secret,
-                                             .load = load,
-                                             .kv = d->slice->kv,
-                                             .here = is_from ? current->slice->kv : NULL,
-                                             .ready = on_copied,
-                                             .over = on_moved,
-                                             .arg = d};
-    struct proto_error error;
-    if (load->from && options.kv && worker_kv_move_create(&d->move, &options, &error) != PROTO_OK)
-        proto_log(PROTO_LOG_WARN, "WORKER-KV-MOVE", "epoch=%llu why=\"%s\"",
-                  (unsigned long long)load->epoch, error.text);
-    if (!d->move) {
-        tell_ready(epochs);
-        return;
-    }
-    worker_deployment_set(d, WORKER_COPYING);
-    worker_kv_move_tick(d->move, net_now_ns());
-}
-
-static void on_linked(void *arg, net_peer from, const uint8_t *key, struct proto_msg *msg,
-                      struct net_payload **payload)
-{
-    struct worker_deployment *d = arg;
-    struct worker_epochs *epochs = d->owner;
-    (void)from;
-    (void)key;
-    (void)payload;
-    if (msg->kind == PROTO_MSG_LINKED && d == epochs->next && d->state == WORKER_LINKING &&
-        msg->link.epoch == epoch_of(d))
-        copy_caches(epochs);
-}
-
-static void on_next_bad(void *arg, net_peer from, const uint8_t *key,
-                        const struct proto_error *error)
-{
-    (void)arg;
-    (void)from;
-    (void)key;
-    proto_log(PROTO_LOG_WARN, "WORKER-NEXT-BAD", "error=\"%s\"", error->text);
-}
-
-/* The slice is loaded: reach the next stage, or be ready. */
-static void link_up(struct worker_epochs *epochs)
-{
-    struct worker_deployment *d = epochs->next;
-    const struct proto_load *load = worker_deployment_load(d);
-    struct net_link_handler handler = {.on_message = on_linked, .on_bad = on_next_bad, .arg = d};
-    struct proto_error error;
-    d->owner = epochs;
-    if (load->next_endpoint[0] == 0) {
-        copy_caches(epochs);
-        return;
-    }
-    if (net_link_connect(&d->next, epochs->options.loop, load->next_endpoint, epochs->options.own,
-                         load->next_key, &handler, &error) != PROTO_OK) {
-        fail_load(epochs, &error);
-        return;
-    }
-    worker_deployment_set(d, WORKER_LINKING);
-    d->link_since_ns = net_now_ns();
-    d->link_ns = 0;
-}
-
-static void on_built(void *arg, uint64_t epoch, enum proto_status status,
-                     const struct proto_error *error)
-{
-    struct worker_epochs *epochs = arg;
-    if (!epochs->next || epoch_of(epochs->next) != epoch || epochs->next->state != WORKER_LOADING)
-        return;
-    worker_fetcher_close(epochs->next->fetcher);
-    if (status == PROTO_OK)
-        link_up(epochs);
-    else
-        fail_load(epochs, error);
-}
-
-static void link_again(struct worker_epochs *epochs, uint64_t now_ns)
-{
-    struct worker_deployment *d = epochs->next;
-    const struct proto_load *load = worker_deployment_load(d);
-    if (now_ns - d->link_since_ns > epochs->link_deadline_ms * 1000000ull) {
-        struct proto_error error;
-        proto_fail(
-            &error, PROTO_LOST,
-            "worker %s cannot reach the next worker at %s within %.1f s; is a firewall between "
-            "them?",
-            epochs->options.name, load->next_endpoint, epochs->link_deadline_ms / 1000.0);
-        fail_load(epochs, &error);
-    } else if (now_ns - d->link_ns > LINK_MS * 1000000ull) {
-        struct proto_msg msg = {.kind = PROTO_MSG_LINK, .link = {.epoch = load->epoch}};
-        net_link_send(d->next, 0, &msg, NULL, NULL);
-        d->link_ns = now_ns;
-    }
-}
-
-void worker_epochs_tick(struct worker_epochs *epochs, uint64_t now_ns)
-{
-    if (epochs->next && epochs->next->state == WORKER_LINKING)
-        link_again(epochs, now_ns);
-    if (epochs->next && epochs->next->move)
-        worker_kv_move_tick(epochs->next->move, now_ns);
-    struct worker_deployment *d = epochs->current;
-    if (d && d->move)
-        worker_kv_move_tick(d->move, now_ns);
-    if (d && d->move && worker_kv_move_is_over(d->move)) {
-        worker_kv_move_destroy(d->move);
-        d->move = NULL;
-    }
-}
-
-/* ---- commits ---- */
-
-/* What is in force comes after what it was asked to be. */
-static void put_in_force(struct worker_epochs *epochs)
-{
-    struct worker_deployment *d = epochs->current;
-    struct proto_error error;
-    if (d->state == WORKER_READY)
-        worker_deployment_set(d, WORKER_SERVING);
-    if (worker_change_begin(&epochs->pending, &error) != PROTO_OK)
-        tell_failed(epochs, epoch_of(d), 0, &error);
-}
-
-/* Who waits for caches any longer would wait in vain. */
-static void hurry(struct worker_epochs *epochs, const char *why)
-{
-    if (epochs->pending)
-        worker_kv_move_give_up(epochs->current->move, why);
-}
-
-/* What other workers copied caches of is needed no more. */
-static void bury_previous(struct worker_epochs *epochs)
-{
-    hurry(epochs, "the plan before is over");
-    bury_later(epochs, &epochs->previous);
-}
-
-static void begin_change(struct worker_epochs *epochs)
-{
-    struct worker_deployment *old = epochs->current;
-    uint64_t from = worker_change_commit(epochs->pending)->from;
-    /* Another coordinator may have had a plan of the same number. */
-    bool goes_on = from && from == worker_epochs_serving(epochs);
-    epochs->current = epochs->next;
-    epochs->next = NULL;
-    epochs->previous = old;
-    if (!old)
-        return;
-    put_out_of_use(epochs, old);
-    if (goes_on)
-        worker_change_inherit(epochs->pending, old->slice);
-    else
-        bury_later(epochs, &epochs->previous);
-}
-
-/* What was to be moved is there, or will not come. */
-static void on_moved(void *arg)
-{
-    struct worker_deployment *d = arg;
-    struct worker_epochs *epochs = d->owner;
-    worker_change_moved(epochs->pending, worker_kv_move_ends(d->move),
-                        worker_kv_move_positions(d->move), worker_kv_move_bytes(d->move), NULL);
-    put_in_force(epochs);
-}
-
-/* Fetches what the caches lack while nothing is computed, or does without. */
-static void complete_caches(struct worker_epochs *epochs)
-{
-    const struct proto_commit *commit = worker_change_commit(epochs->pending);
-    struct worker_kv_move *move = epochs->current->move;
-    if (!move) {
-        put_in_force(epochs);
-        return;
-    }
-    if (!commit->move || commit->from != worker_deployment_load(epochs->current)->from)
-        worker_kv_move_give_up(move, "the plan before is broken");
-    worker_kv_move_finish(move, commit->held, commit->n_held);
-}
-
-void worker_epochs_commit(struct worker_epochs *epochs, struct proto_commit *commit)
-{
-    struct proto_error error;
-    uint64_t epoch = commit->epoch;
-    struct worker_deployment *d = find(epochs, epoch);
-    enum proto_status status = PROTO_OK;
-    if (d != epochs->current || epochs->pending)
-        bury_previous(epochs);
-    if (!d || (d->state != WORKER_READY && d->state != WORKER_SERVING)) {
-        free(commit->held);
-        memset(commit, 0, sizeof *commit);
-        status = proto_fail(&error, PROTO_NOTFOUND, "there is no slice of epoch %llu here",
-                            (unsigned long long)epoch);
-    } else {
-        status = worker_change_create(&epochs->pending, epochs->options.compute, d->slice, commit,
-                                      &error);
-    }
-    if (status != PROTO_OK) {
-        tell_failed(epochs, epoch, 0, &error);
-    } else if (d == epochs->next) {
-        begin_change(epochs);
-        complete_caches(epochs);
-    } else {
-        put_in_force(epochs);
-    }
-}
-
-static bool is_released(const struct worker_deployment *d, const struct proto_release *release)
-{
-    uint64_t epoch = epoch_of(d);
-    return d && (epoch == release->epoch || (release->older && epoch < release->epoch));
-}
-
-void worker_epochs_release(struct worker_epochs *epochs, const struct proto_release *release)
-{
-    if (is_released(epochs->previous, release) || is_released(epochs->current, release))
-        bury_previous(epochs);
-    if (is_released(epochs->current, release))
-        retire(epochs, &epochs->current);
-    if (is_released(epochs->next, release))
-        retire(epochs, &epochs->next);
-}
-
-void worker_epochs_abandon(struct worker_epochs *epochs)
-{
-    bury_previous(epochs);
-    epochs->over = epoch_of(epochs->current);
-    retire(epochs, &epochs->next);
+        worker__epochs_put_out_of_use(epochs, *at);
+    worker__epochs_bury(epochs, at);
 }
 
 /* ---- caches, for other workers ---- */
@@ -458,7 +110,7 @@ void worker_epochs_cached(struct worker_epochs *epochs, net_peer from, const uin
     bool serving = current && current->state == WORKER_SERVING;
     if (serving && epoch && epoch == worker_epochs_serving(epochs)) {
         first = current->slice;
-    } else if (previous && epoch == epoch_of(previous)) {
+    } else if (previous && epoch == worker__epoch_of(previous)) {
         first = previous->slice;
         second = serving ? current->slice : NULL;
     }
@@ -487,7 +139,7 @@ bool worker_epochs_knows(const struct worker_epochs *epochs, const uint8_t *key)
 void worker_epochs_link(struct worker_epochs *epochs, net_peer from, const uint8_t *key,
                         uint64_t epoch)
 {
-    struct worker_deployment *d = find(epochs, epoch);
+    struct worker_deployment *d = worker__epochs_find(epochs, epoch);
     struct proto_msg answer = {.kind = PROTO_MSG_LINKED, .link = {.epoch = epoch}};
     if (!d || !is_before(d, key))
         return;
@@ -521,7 +173,7 @@ void worker_epochs_batch(struct worker_epochs *epochs, const uint8_t *key,
         status = worker_compute_batch(epochs->options.compute, d->slice, d->asker, batch, payload,
                                       now_ns, &error);
     if (status != PROTO_OK)
-        tell_failed(epochs, epoch_of(d), number, &error);
+        worker__epochs_fail(epochs, worker__epoch_of(d), number, &error);
 }
 
 enum proto_status worker_epochs_pass_on(struct worker_epochs *epochs, struct worker_output *output,
@@ -544,7 +196,7 @@ void worker_epochs_usage(struct worker_epochs *epochs, struct proto_msg *msg,
         return;
     *msg = (struct proto_msg){
         .kind = PROTO_MSG_USED,
-        .used = {.epoch = epoch_of(epochs->current),
+        .used = {.epoch = worker__epoch_of(epochs->current),
                  .layer_first = slice->program->layer_first,
                  .n_layers = slice->program->layer_end - slice->program->layer_first,
                  .n_experts = slice->model->n_experts}};
@@ -571,7 +223,7 @@ uint64_t worker_epochs_latest(const struct worker_epochs *epochs)
 
 uint64_t worker_epochs_serving(const struct worker_epochs *epochs)
 {
-    uint64_t epoch = epoch_of(epochs->current);
+    uint64_t epoch = worker__epoch_of(epochs->current);
     return epoch == epochs->over ? 0 : epoch;
 }
 
@@ -614,8 +266,8 @@ enum proto_status worker_epochs_create(struct worker_epochs **out,
                                                  .cache_limit_bytes = options->cache_limit_bytes,
                                                  .supply = options->supply,
                                                  .boundary_bytes = options->boundary_bytes,
-                                                 .tell = tell,
-                                                 .done = on_built,
+                                                 .tell = worker__epochs_tell,
+                                                 .done = worker__epochs_on_built,
                                                  .arg = epochs};
     enum proto_status status =
         worker_kv_serve_create(&epochs->serve, options->secret, options->compute, error);
@@ -634,7 +286,7 @@ void worker_epochs_stop(struct worker_epochs *epochs)
     struct proto_error over = {PROTO_CANCELLED, "the worker is stopping"};
     if (!epochs)
         return;
-    bury_previous(epochs);
+    worker__epochs_bury_previous(epochs);
     if (epochs->current)
         worker_deployment_cancel(epochs->current, &over);
     if (epochs->next)
