@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/bandwidth.h"
 
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,7 @@
 #define STEP_BYTES  (WORDS * sizeof(uint64_t))
 
 struct reading {
-    unsigned char *data;
+    const unsigned char *data;
     /* What each thread has read, so that the reads are not left out; a cache line apart. */
     struct {
         _Alignas(64) uint64_t sum;
@@ -21,8 +22,7 @@ struct reading {
 static void fill(void *arg, size_t first, size_t last, unsigned thread)
 {
     (void)thread;
-    struct reading *reading = arg;
-    memset(reading->data + first * CHUNK_BYTES, 1, (last - first) * CHUNK_BYTES);
+    memset((unsigned char *)arg + first * CHUNK_BYTES, 1, (last - first) * CHUNK_BYTES);
 }
 
 static void read_chunks(void *arg, size_t first, size_t last, unsigned thread)
@@ -44,45 +44,32 @@ static double now_s(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-static int by_value(const void *a, const void *b)
+double kern_read_pass(struct kern_pool *pool, const void *data, size_t bytes)
 {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
+    struct reading reading = {.data = data};
+    double start = now_s();
+    kern_pool_run(pool, bytes / CHUNK_BYTES, 1, read_chunks, &reading);
+    return now_s() - start;
 }
 
 enum proto_status kern_read_bandwidth(struct kern_pool *pool, size_t bytes, unsigned rounds,
-                                      struct kern_bandwidth *result, struct proto_error *error)
+                                      double *result, struct proto_error *error)
 {
-    enum proto_status status = PROTO_OK;
-    double speeds[KERN_MAX_READ_ROUNDS];
     size_t n_chunks = bytes / CHUNK_BYTES;
-    struct reading *reading = aligned_alloc(64, sizeof(*reading));
-    *result = (struct kern_bandwidth){0};
-    if (!reading)
-        return proto_fail_nomem(error, sizeof(*reading), "measuring the read bandwidth");
-    memset(reading, 0, sizeof(*reading));
-    if (!n_chunks || !rounds || rounds > KERN_MAX_READ_ROUNDS) {
-        status = proto_fail(error, PROTO_INVALID,
-                            "read bandwidth: expected at least %zu bytes and 1 to %u rounds, "
-                            "found %zu and %u; ask for that",
-                            CHUNK_BYTES, KERN_MAX_READ_ROUNDS, bytes, rounds);
-        goto done;
-    }
-    reading->data = aligned_alloc(64, n_chunks * CHUNK_BYTES);
-    if (!reading->data) {
-        status = proto_fail_nomem(error, bytes, "measuring the read bandwidth");
-        goto done;
-    }
-    kern_pool_run(pool, n_chunks, 1, fill, reading);
+    *result = 0;
+    if (!n_chunks || !rounds)
+        return proto_fail(error, PROTO_INVALID,
+                          "read bandwidth: expected at least %zu bytes and 1 round, found %zu "
+                          "and %u; ask for more",
+                          CHUNK_BYTES, bytes, rounds);
+    unsigned char *data = aligned_alloc(64, n_chunks * CHUNK_BYTES);
+    if (!data)
+        return proto_fail_nomem(error, bytes, "measuring the read bandwidth");
+    kern_pool_run(pool, n_chunks, 1, fill, data);
     for (unsigned r = 0; r < rounds; r++) {
-        double start = now_s();
-        kern_pool_run(pool, n_chunks, 1, read_chunks, reading);
-        speeds[r] = (double)(n_chunks * CHUNK_BYTES) / (now_s() - start);
+        double seconds = kern_read_pass(pool, data, n_chunks * CHUNK_BYTES);
+        *result = fmax(*result, (double)(n_chunks * CHUNK_BYTES) / seconds);
     }
-    qsort(speeds, rounds, sizeof *speeds, by_value);
-    *result = (struct kern_bandwidth){.best = speeds[rounds - 1], .typical = speeds[rounds / 2]};
-done:
-    free(reading->data);
-    free(reading);
-    return status;
+    free(data);
+    return PROTO_OK;
 }

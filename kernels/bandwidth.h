@@ -5,16 +5,12 @@
 
 #include "kernels/pool.h"
 
-/* Bytes a second: the best and the median of the passes. */
-struct kern_bandwidth {
-    double best, typical;
-};
+/* Seconds of a plain sequential read of memory by all the pool's threads; of whole MiB. */
+double kern_read_pass(struct kern_pool *pool, const void *data, size_t bytes);
 
-/* A plain sequential read of `bytes` of memory by all the pool's threads, in 1 to
- * KERN_MAX_READ_ROUNDS passes. Takes that much memory for the time of the call. *result is 0 on
- * failure. */
-#define KERN_MAX_READ_ROUNDS 64u
+/* Bytes a second of that: the best of `rounds` passes over `bytes`, which are taken for the time of
+ * the call. *result is 0 on failure. */
 enum proto_status kern_read_bandwidth(struct kern_pool *pool, size_t bytes, unsigned rounds,
-                                      struct kern_bandwidth *result, struct proto_error *error);
+                                      double *result, struct proto_error *error);
 
 #endif

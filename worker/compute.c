@@ -260,10 +260,9 @@ static void run_measure(struct worker_compute *compute, const struct job *job)
     if (!output)
         return;
     output->msg.kind = PROTO_MSG_MEASURED;
-    struct kern_bandwidth speed; /* 0: could not be measured */
-    struct proto_error error = {0};
-    (void)kern_read_bandwidth(compute->pool, job->measure_bytes, 5, &speed, &error);
-    output->msg.measured.read_bytes_s = speed.best;
+    struct proto_error error;
+    (void)kern_read_bandwidth(compute->pool, job->measure_bytes, 5,
+                              &output->msg.measured.read_bytes_s, &error); /* 0: it could not */
     worker_compute_deliver(compute, output);
 }
 

@@ -94,9 +94,13 @@ static enum proto_status measure(struct proto_profile *out, const struct place *
                                  struct proto_error *error)
 {
     double start = worker__profile_now();
-    enum proto_status status = worker__profile_compute(out, options, error);
+    struct worker__profile_memory memory;
+    enum proto_status status = worker__profile_memory_create(&memory, error);
     if (!status)
-        status = worker__profile_layers(out, options, error);
+        status = worker__profile_compute(out, &memory, options, error);
+    if (!status)
+        status = worker__profile_layers(out, &memory, options, error);
+    worker__profile_memory_finish(&memory);
     if (status || !place->dir)
         return status;
     struct proto_error unkept;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a machine can do, measured by its worker: memory, products by weight type, attention, the
- * thread pool, the disk of the cache directory. It takes about two seconds (more where a single
+ * thread pool, the disk of the cache directory. It takes about four seconds (more where a single
  * step is slow), so the result is kept in the cache directory under a key of the hardware and the
  * program; what is not exactly as it was written is measured anew. One process of a machine
- * measures at a time. Rates are those of layers run whole (profile_layers.c), on a machine that does
- * little else.
+ * measures at a time. Rates are those of layers run whole (profile_layers.c), on a machine that
+ * does little else.
  */
 #ifndef WORKER_PROFILE_H
 #define WORKER_PROFILE_H

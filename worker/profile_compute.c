@@ -15,24 +15,20 @@
 #include "kernels/machine.h"
 #include "worker/cut.h"
 
-#define K            2048u /* of the products */
-#define MANY_ROWS    512u
-#define SEED_PANELS  8u
-#define FEWEST_BYTES ((size_t)4 << 20) /* where there is hardly any memory */
-#define LEAST_BYTES  ((size_t)64 << 20)
-#define MOST_BYTES   ((size_t)512 << 20)
-#define READ_ROUNDS  8u
-#define SCRUB_WORDS  8192u /* that a thread takes at a time */
-#define LINE_WORDS   8u
-#define MOST_PASSES  1024u
-#define ROW_PASSES   16u   /* passes of one row over all weights */
-#define ROW_S        0.04  /* for which a measurement goes on */
-#define PROBE_S      0.004 /* that looks whether it would take long */
-#define ROWS_S       0.05
-#define ATTENTION_S  0.08
-#define MEETINGS     128u
-#define MEETINGS_S   0.06
-#define MEET_S       0.0005 /* for which threads wait for one another on a machine that is busy */
+#define K           2048u /* of the products */
+#define MANY_ROWS   512u
+#define SEED_PANELS 8u
+#define READ_ROUNDS 16u
+#define READ_S      0.15
+#define MOST_PASSES 1024u
+#define ROW_PASSES  16u   /* passes of one row over all weights */
+#define ROW_S       0.04  /* for which a measurement goes on */
+#define PROBE_S     0.004 /* that looks whether it would take long */
+#define ROWS_S      0.05
+#define ATTENTION_S 0.08
+#define MEETINGS    128u
+#define MEETINGS_S  0.06
+#define MEET_S      0.0005 /* for which threads wait for one another on a machine that is busy */
 
 /* Of those that models come in; of others the planner thinks as of the slowest of these. */
 static const enum kern_type types[] = {KERN_Q8_0,  KERN_Q4_0,   KERN_Q4_K,    KERN_Q6_K,
@@ -43,11 +39,11 @@ static const enum kern_type types[] = {KERN_Q8_0,  KERN_Q4_0,   KERN_Q4_K,    KE
 struct bench {
     const struct worker_profile_options *options;
     const struct kern_type_info *type;
+    const struct worker__profile_memory *memory;
     uint8_t *weights, *x;
     float *y;
     size_t bytes; /* of weights */
     size_t x_bytes;
-    struct worker__profile_other other;
     /* The product at hand. */
     size_t n_panels, panel_bytes, chunk_panels, n_rows, block_rows;
     size_t first_panel; /* of a pass, which covers n_panels */
@@ -99,50 +95,6 @@ static double typical_pass(kern_pool_fn *fn, void *arg, struct kern_pool *pool, 
         spent = before - start;
     } while (n < MOST_PASSES && (spent < budget_s || (n < 3 && spent < 3 * budget_s)));
     return fmax(worker__profile_median(times, n), 1e-9);
-}
-
-/* Several times what the last cache holds, of a part of the free memory. */
-size_t worker__profile_bytes(void)
-{
-    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    uint64_t bytes = cache > 0 ? (uint64_t)cache * 4 : 2 * LEAST_BYTES;
-    uint64_t free_part = kern_machine_free_memory() / 8;
-    bytes = bytes < LEAST_BYTES ? LEAST_BYTES : bytes > MOST_BYTES ? MOST_BYTES : bytes;
-    if (free_part && bytes > free_part)
-        bytes = free_part < FEWEST_BYTES ? FEWEST_BYTES : free_part;
-    return (size_t)bytes & ~(size_t)63;
-}
-
-/* ---- the caches ---- */
-
-enum proto_status worker__profile_other_create(struct worker__profile_other *other,
-                                               struct proto_error *error)
-{
-    other->n_words = worker__profile_bytes() / sizeof *other->words;
-    other->words = calloc(other->n_words, sizeof *other->words);
-    return other->words ? PROTO_OK
-                        : proto_fail_nomem(error, other->n_words * sizeof *other->words,
-                                           "memory to fill caches with");
-}
-
-void worker__profile_other_finish(struct worker__profile_other *other)
-{
-    free(other->words);
-    *other = (struct worker__profile_other){0};
-}
-
-/* A line of each. Written, as memory that never was is one page of zeros. */
-static void touch(void *arg, size_t first, size_t last, unsigned thread)
-{
-    (void)thread;
-    const struct worker__profile_other *other = arg;
-    for (size_t i = first * SCRUB_WORDS; i < last * SCRUB_WORDS; i += LINE_WORDS)
-        other->words[i]++;
-}
-
-void worker__profile_scrub(struct worker__profile_other *other, struct kern_pool *pool)
-{
-    kern_pool_run(pool, other->n_words / SCRUB_WORDS, 1, touch, other);
 }
 
 /* ---- products ---- */
@@ -216,7 +168,7 @@ static void next_panels(void *arg)
     if (b->first_panel + b->n_panels <= b->bytes / b->panel_bytes)
         return;
     b->first_panel = 0;
-    worker__profile_scrub(&b->other, b->options->pool);
+    worker__profile_scrub(b->memory, b->options->pool);
 }
 
 /* Operations a second of n_rows rows by n_panels panels, in passes until the budget is spent. */
@@ -272,28 +224,25 @@ static enum proto_status measure_type(struct bench *b, enum kern_type type,
 
 /* Of the first n types. */
 static enum proto_status measure_products(struct proto_profile *out, size_t n,
+                                          const struct worker__profile_memory *memory,
                                           const struct worker_profile_options *options,
                                           struct proto_error *error)
 {
-    struct bench b = {.options = options, .bytes = worker__profile_bytes()};
+    struct bench b = {
+        .options = options, .memory = memory, .weights = memory->bytes, .bytes = memory->n};
     /* One row of all panels, or many of a few; of the type whose panels are smallest. */
     size_t panels = b.bytes / kern_panel_bytes(kern_type_find(KERN_IQ1_S), K);
     size_t many = many_panels(options) * MANY_ROWS, y_floats = panels > many ? panels : many;
     size_t y_bytes = y_floats * KERN_PANEL * sizeof(float);
     size_t x_bytes = MANY_ROWS * kern_act_bytes(KERN_ACT_F32, K);
     enum proto_status status = PROTO_OK;
-    b.weights = aligned_alloc(64, b.bytes);
     b.x = aligned_alloc(64, x_bytes);
     b.y = aligned_alloc(64, y_bytes);
-    if (!b.weights || !b.x || !b.y)
-        status = proto_fail_nomem(error, b.bytes + x_bytes + y_bytes, "measuring products");
-    if (!status)
-        status = worker__profile_other_create(&b.other, error);
+    if (!b.x || !b.y)
+        status = proto_fail_nomem(error, x_bytes + y_bytes, "measuring products");
     for (size_t i = 0; i < n && !status; i++)
         status =
             cancelled(options) ? fail_cancelled(error) : measure_type(&b, types[i], out, error);
-    worker__profile_other_finish(&b.other);
-    free(b.weights);
     free(b.x);
     free(b.y);
     return status;
@@ -423,19 +372,21 @@ static void raise_read_rate(struct proto_profile *out)
 
 /* ---- the machine ---- */
 
-static enum proto_status measure_reading(struct kern_pool *pool, double *bytes_s,
-                                         struct proto_error *error)
+static double reading_rate(struct kern_pool *pool, const struct worker__profile_memory *memory)
 {
-    struct kern_bandwidth speed;
-    enum proto_status status =
-        kern_read_bandwidth(pool, 4 * worker__profile_bytes(), READ_ROUNDS, &speed, error);
-    *bytes_s = speed.typical;
-    return status;
+    double times[READ_ROUNDS], start = worker__profile_now();
+    size_t n = 0;
+    while (n < READ_ROUNDS && (n < 3 || worker__profile_now() - start < READ_S)) {
+        worker__profile_scrub(memory, pool);
+        times[n++] = kern_read_pass(pool, memory->bytes, memory->n);
+    }
+    return (double)memory->n / worker__profile_median(times, n);
 }
 
 /* What other workers of this machine may leave: what all processors do together. Those that this
  * process may not run on are taken to be like the others. */
 static enum proto_status measure_machine(struct proto_profile *out,
+                                         const struct worker__profile_memory *memory,
                                          const struct worker_profile_options *options,
                                          struct proto_error *error)
 {
@@ -447,10 +398,10 @@ static enum proto_status measure_machine(struct proto_profile *out,
     if (kern_pool_threads(options->pool) < usable) {
         machine.n_types = 0;
         status = kern_pool_create(&all.pool, usable, error);
-        if (!status)
-            status = measure_reading(all.pool, &machine.read_bytes_s, error);
-        if (!status)
-            status = measure_products(&machine, 1, &all, error);
+        if (!status) {
+            machine.read_bytes_s = reading_rate(all.pool, memory);
+            status = measure_products(&machine, 1, memory, &all, error);
+        }
         kern_pool_destroy(all.pool == options->pool ? NULL : all.pool);
     }
     if (status)
@@ -462,17 +413,18 @@ static enum proto_status measure_machine(struct proto_profile *out,
 }
 
 enum proto_status worker__profile_compute(struct proto_profile *out,
+                                          const struct worker__profile_memory *memory,
                                           const struct worker_profile_options *options,
                                           struct proto_error *error)
 {
-    enum proto_status status;
     if (cancelled(options))
         return fail_cancelled(error);
-    if ((status = measure_reading(options->pool, &out->read_bytes_s, error)) ||
-        (status = measure_attention(out, options, error)))
+    out->read_bytes_s = reading_rate(options->pool, memory);
+    enum proto_status status = measure_attention(out, options, error);
+    if (status)
         return status;
     measure_pool(out, options->pool);
-    status = measure_products(out, sizeof types / sizeof types[0], options, error);
+    status = measure_products(out, sizeof types / sizeof types[0], memory, options, error);
     raise_read_rate(out);
-    return status ? status : measure_machine(out, options, error);
+    return status ? status : measure_machine(out, memory, options, error);
 }

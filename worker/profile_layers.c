@@ -37,7 +37,7 @@ struct layers {
     struct worker_exec *exec;
     float *x;
     size_t x_floats;
-    struct worker__profile_other other;
+    const struct worker__profile_memory *memory;
 };
 
 static void close_layers(struct layers *l)
@@ -48,7 +48,6 @@ static void close_layers(struct layers *l)
     shard_program_destroy(l->program);
     shard_model_destroy(l->model);
     shard_synthetic_destroy(l->synthetic);
-    worker__profile_other_finish(&l->other);
     free(l->x);
 }
 
@@ -77,8 +76,6 @@ static enum proto_status open_layers(struct layers *l, struct proto_error *error
         status = shard_program_create(&l->program, l->model, 0, LAYERS, false, false, error);
     if (!status)
         status = open_executor(l, error);
-    if (!status)
-        status = worker__profile_other_create(&l->other, error);
     if (status)
         return status;
     l->x_floats = MOST_ROWS * worker_exec_stride(l->program);
@@ -104,7 +101,7 @@ static enum proto_status time_batch(struct layers *l, uint32_t rows, double *sec
     const struct worker_batch batch = {.ranges = &range, .n_ranges = 1, .x = l->x};
     for (size_t i = 0; i < l->x_floats; i++)
         l->x[i] = (float)(i * 2654435761u >> 7 & 1023) / 512.0f - 1.0f;
-    worker__profile_scrub(&l->other, l->options->pool);
+    worker__profile_scrub(l->memory, l->options->pool);
     double start = computing_s(l);
     enum proto_status status = worker_exec_run(l->exec, &batch, NULL, NULL, error);
     *seconds = computing_s(l) - start;
@@ -183,10 +180,11 @@ static void scale(struct proto_profile *p, double row, double rows)
 }
 
 enum proto_status worker__profile_layers(struct proto_profile *profile,
+                                         const struct worker__profile_memory *memory,
                                          const struct worker_profile_options *options,
                                          struct proto_error *error)
 {
-    struct layers l = {.options = options};
+    struct layers l = {.options = options, .memory = memory};
     const struct proto_type_rate *rate = rate_of(profile);
     double row = 1, rows = 1;
     if (!rate || rate_at(rate, 1) < LEAST_OPS_S)

@@ -5,14 +5,29 @@
 
 #include "worker/profile.h"
 
+/* Memory to measure with, taken once: several times what the last cache holds, of a part of the
+ * free memory. Between two passes over `bytes` the threads fill the caches with `other`: models are
+ * larger than caches. */
+struct worker__profile_memory {
+    uint8_t *bytes, *other;
+    size_t n; /* of each; whole MiB */
+};
+
+enum proto_status worker__profile_memory_create(struct worker__profile_memory *memory,
+                                                struct proto_error *error);
+void worker__profile_memory_finish(struct worker__profile_memory *memory);
+void worker__profile_scrub(const struct worker__profile_memory *memory, struct kern_pool *pool);
+
 /* Everything but free_bytes, disk_bytes_s and machine. PROTO_CANCELLED, PROTO_NOMEM. */
 enum proto_status worker__profile_compute(struct proto_profile *out,
+                                          const struct worker__profile_memory *memory,
                                           const struct worker_profile_options *options,
                                           struct proto_error *error);
 
 /* Lowers the rates of products and of memory to what layers of a model reach that are run whole.
  * Kernels of less than some 20 Gop/s are left as they are. PROTO_CANCELLED, PROTO_NOMEM. */
 enum proto_status worker__profile_layers(struct proto_profile *profile,
+                                         const struct worker__profile_memory *memory,
                                          const struct worker_profile_options *options,
                                          struct proto_error *error);
 
@@ -32,21 +47,6 @@ bool worker__profile_read(struct proto_profile *out, const char *path, const cha
 /* Writes the file beside and renames it. */
 enum proto_status worker__profile_write(const struct proto_profile *profile, const char *path,
                                         const char *key, struct proto_error *error);
-
-/* Several times what the last cache holds, of a part of the free memory. */
-size_t worker__profile_bytes(void);
-
-/* Memory that passes between two over the same memory, which the caches then hold nothing of: as in
- * a model that is larger than they are. A worker's thread pool fills them. */
-struct worker__profile_other {
-    uint64_t *words;
-    size_t n_words;
-};
-
-enum proto_status worker__profile_other_create(struct worker__profile_other *other,
-                                               struct proto_error *error);
-void worker__profile_other_finish(struct worker__profile_other *other);
-void worker__profile_scrub(struct worker__profile_other *other, struct kern_pool *pool);
 
 /* Seconds of a monotonic clock. */
 double worker__profile_now(void);
