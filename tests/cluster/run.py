@@ -32,7 +32,8 @@ def collect(names):
         found += [(f"{path.stem[5:]}.{name[5:]}", fn) for name, fn in vars(module).items()
                   if name.startswith("test_")]
     return sorted([(name, fn) for name, fn in found
-                   if not names or any(wanted in name for wanted in names)],
+                   if any(wanted in name for wanted in names)
+                   or not names and not name.startswith(QUIET)],
                   key=lambda test: not test[0].startswith(LONG))
 
 
