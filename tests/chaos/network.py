@@ -7,13 +7,22 @@ import shutil
 import subprocess
 
 
-def available():
-    return os.geteuid() == 0 and shutil.which("ip") is not None
-
-
 def ip(*args, check=True):
     subprocess.run(["ip", *map(str, args)], check=check, stdout=subprocess.DEVNULL,
                    stderr=subprocess.DEVNULL if not check else None)
+
+
+def available():
+    """Whether this process may make machines; some containers may not, though they are root's."""
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        return False
+    tried = f"cvt{os.getpid() % 100000}"
+    steps = [["netns", "add", tried], ["-n", tried, "link", "add", "bridge", "type", "bridge"],
+             ["netns", "exec", tried, "true"]]
+    made = all(subprocess.run(["ip", *step], check=False, capture_output=True).returncode == 0
+               for step in steps)
+    ip("netns", "del", tried, check=False)
+    return made
 
 
 class Network:
