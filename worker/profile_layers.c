@@ -20,7 +20,7 @@
 #define LAYERS      4u
 #define MOST_ROWS   128u
 #define BUDGET_S    0.2
-#define LEAST       3u  /* passes that say something */
+#define LEAST       5u  /* passes that say something */
 #define FLOOR       0.5 /* of the rate of products alone */
 #define MOST_PASSES 512u
 #define LEAST_OPS_S                                                                                \
