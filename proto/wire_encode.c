@@ -533,8 +533,8 @@ static struct proto_fetch piece_of(const struct proto_msg *msg)
 }
 
 /* Fills the body; what it points to beside *msg is in *scratch. */
-static enum proto_status fill(union body *body, const struct proto_msg *msg, void **scratch,
-                              struct proto_error *error)
+/* Messages without lists. */
+static void fill_plain(union body *body, const struct proto_msg *msg)
 {
     struct proto_fetch piece;
     switch (msg->kind) {
@@ -553,8 +553,6 @@ static enum proto_status fill(union body *body, const struct proto_msg *msg, voi
     case PROTO_MSG_PONG:
         fill_pong(&body->pong, &msg->pong);
         break;
-    case PROTO_MSG_LOAD:
-        return fill_load(&body->load, &msg->load, scratch, error);
     case PROTO_MSG_PROGRESS:
         fill_progress(&body->progress, &msg->progress);
         break;
@@ -572,16 +570,10 @@ static enum proto_status fill(union body *body, const struct proto_msg *msg, voi
         if (msg->kind == PROTO_MSG_FETCH)
             body->piece.proof = key(msg->fetch.proof);
         break;
-    case PROTO_MSG_HASHES:
-        return fill_hashes(&body->hashes, &msg->hashes, scratch, error);
     case PROTO_MSG_LINK:
     case PROTO_MSG_LINKED:
         fill_epoch(&body->epoch, msg->link.epoch);
         break;
-    case PROTO_MSG_BATCH:
-        return fill_batch(&body->batch, &msg->batch, scratch, error);
-    case PROTO_MSG_RESULT:
-        return fill_result(&body->result, &msg->result, scratch, error);
     case PROTO_MSG_BYE:
         wire__bye__init(&body->bye);
         body->bye.drained = msg->bye.drained;
@@ -592,8 +584,6 @@ static enum proto_status fill(union body *body, const struct proto_msg *msg, voi
     case PROTO_MSG_MEASURED:
         fill_measured(&body->measured, &msg->measured);
         break;
-    case PROTO_MSG_PROFILE:
-        return fill_profile(&body->profile, &msg->profile, scratch, error);
     case PROTO_MSG_PROBE:
         fill_probe(&body->probe, &msg->probe);
         break;
@@ -612,14 +602,9 @@ static enum proto_status fill(union body *body, const struct proto_msg *msg, voi
     case PROTO_MSG_EXPERTS_DONE:
         fill_experts_done(&body->experts_done, &msg->experts_done);
         break;
-    case PROTO_MSG_COMMIT:
-    case PROTO_MSG_COMMITTED:
-        return fill_commit(&body->commit, &msg->commit, scratch, error);
     case PROTO_MSG_KV_ASK:
         fill_kv_ask(&body->kv_ask, &msg->kv_ask);
         break;
-    case PROTO_MSG_KV_HELD:
-        return fill_kv_held(&body->kv_held, &msg->kv_held, scratch, error);
     case PROTO_MSG_KV_FETCH:
         fill_kv_fetch(&body->kv_pages, &msg->kv_fetch);
         break;
@@ -637,8 +622,41 @@ static enum proto_status fill(union body *body, const struct proto_msg *msg, voi
     case PROTO_MSG_USED:
         fill_used(&body->used, &msg->used);
         break;
+    case PROTO_MSG_LOAD:
+    case PROTO_MSG_HASHES:
+    case PROTO_MSG_BATCH:
+    case PROTO_MSG_RESULT:
+    case PROTO_MSG_PROFILE:
+    case PROTO_MSG_COMMIT:
+    case PROTO_MSG_COMMITTED:
+    case PROTO_MSG_KV_HELD:
+        break; /* see fill */
     }
-    return PROTO_OK;
+}
+
+static enum proto_status fill(union body *body, const struct proto_msg *msg, void **scratch,
+                              struct proto_error *error)
+{
+    switch (msg->kind) {
+    case PROTO_MSG_LOAD:
+        return fill_load(&body->load, &msg->load, scratch, error);
+    case PROTO_MSG_HASHES:
+        return fill_hashes(&body->hashes, &msg->hashes, scratch, error);
+    case PROTO_MSG_BATCH:
+        return fill_batch(&body->batch, &msg->batch, scratch, error);
+    case PROTO_MSG_RESULT:
+        return fill_result(&body->result, &msg->result, scratch, error);
+    case PROTO_MSG_PROFILE:
+        return fill_profile(&body->profile, &msg->profile, scratch, error);
+    case PROTO_MSG_KV_HELD:
+        return fill_kv_held(&body->kv_held, &msg->kv_held, scratch, error);
+    case PROTO_MSG_COMMIT:
+    case PROTO_MSG_COMMITTED:
+        return fill_commit(&body->commit, &msg->commit, scratch, error);
+    default:
+        fill_plain(body, msg);
+        return PROTO_OK;
+    }
 }
 
 static enum proto_status pack(const Wire__Msg *wire, uint8_t **bytes, size_t *len,
