@@ -36,29 +36,25 @@ def case_of(world, name):
     assert not faults, faults
 
 
-def profiles(case, threads, together):
-    """Cache folders with this machine's profile as it is now, measured by so many processes at the
-    same time as workers compute: they share its memory and its processors."""
-    folders = [case.dir / f"profile-{i}" for i in range(together)]
-    running = [subprocess.Popen([case.world.worker, "--profile", "-t", str(threads), "--cache-dir",
-                                 folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-               for folder in folders]
-    assert not [p for p in running if p.wait()], "caravan-worker --profile failed"
-    return folders
+def profile(case, threads):
+    """A cache folder with this machine's profile as it is now."""
+    folder = case.dir / "profile"
+    subprocess.run([case.world.worker, "--profile", "-t", str(threads), "--cache-dir", folder],
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return folder
 
 
-def bench(case, link, workers, threads, *args, together=1):
-    """What `caravan bench --json` says, of processes near or machines at a distance; together: how
-    many workers compute at the same time."""
-    kept = profiles(case, threads, together)
+def bench(case, link, workers, threads, *args):
+    """What `caravan bench --json` says, of processes near or machines at a distance."""
+    kept = profile(case, threads)
     if LINKS[link] is None:
         return json.loads(case.succeed("bench", "--json", "--local-workers", str(workers), "-t",
-                                       str(threads), "--cache-dir", kept[0], *args, within_s=900))
+                                       str(threads), "--cache-dir", kept, *args, within_s=900))
     one_way_us, mbit_s = LINKS[link]
     distance = Distance(case, workers + 1, one_way_us, mbit_s)
     try:
         for i in range(1, workers + 1):
-            shutil.copytree(kept[i % together], case.dir / f"cache-{i}", dirs_exist_ok=True)
+            shutil.copytree(kept, case.dir / f"cache-{i}", dirs_exist_ok=True)
         distance.start_workers(workers, lambda i: case.dir / f"cache-{i}")
         return json.loads(distance.caravan("bench", "--json", *args).out)
     finally:

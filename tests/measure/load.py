@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulator beside real clients. Two clients keep two workers computing at most; profiles are
-those of as many workers as compute at the same time."""
+"""The simulator beside real clients."""
 import lab
 
 # (model, plan, workers, options, link, clients, tokens of a prompt, of an answer)
@@ -23,7 +22,7 @@ def measure(world, number, load):
     with lab.case_of(world, f"load-{number}") as case:
         found = lab.bench(case, link, workers, 1, "--synthetic", model, "-p", str(prompt), "-n",
                           str(answer), "--clients", str(clients), "--requests", str(8 * clients),
-                          *how, together=min(workers, clients, 2))
+                          *how)
     return {"plan": f"{model}, {name}, {clients} clients", "link": link, **found}
 
 
