@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIRST_BYTES (128u << 10)
+#define FIRST_BYTES (128u << 10) /* times a power of GROWTH: NET_PROBE_MOST_BYTES */
 #define GROWTH      4u
 #define LONG_S      0.075 /* the next payload would take four times as long */
 #define LEAST_SHARE 0.1   /* of a payload's time that is not the round trip */
@@ -42,11 +42,16 @@ static void take_trip(struct net_probe *probe, double seconds)
 static bool take_payload(struct net_probe *probe, double seconds)
 {
     double way = seconds - probe->rtt_s;
-    probe->bytes_s = probe->bytes / (way > LEAST_SHARE * seconds ? way : LEAST_SHARE * seconds);
-    if (seconds > LONG_S || probe->bytes == NET_PROBE_MOST_BYTES)
-        return true;
-    probe->bytes *= GROWTH;
-    return false;
+    double rate = probe->bytes / (way > LEAST_SHARE * seconds ? way : LEAST_SHARE * seconds);
+    if (probe->bytes < NET_PROBE_MOST_BYTES) {
+        probe->bytes_s = rate;
+        probe->bytes *= GROWTH;
+        return seconds > LONG_S;
+    }
+    probe->rates[probe->largest++] = rate;
+    qsort(probe->rates, probe->largest, sizeof rate, by_value);
+    probe->bytes_s = probe->rates[probe->largest / 2];
+    return probe->largest == NET_PROBE_LARGEST;
 }
 
 bool net_probe_echoed(struct net_probe *probe, uint64_t number, uint64_t now_ns, bool *done)

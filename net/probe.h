@@ -2,15 +2,17 @@
 /*
  * Measures a link by echoes (PROTO_MSG_ECHO, ECHOED); pure but for sending, the caller brings the
  * times. Small echoes first, whose median is the round trip; then payloads of growing size until
- * one takes long enough, a single frame each as a batch's rows are, so that encryption counts. The
- * payload's way is timed, the answer is small: this is one direction.
+ * one takes long enough, or to the largest, of which several are sent and the median counts. They
+ * are a single frame each as a batch's rows are, so that encryption counts. The payload's way is
+ * timed, the answer is small: this is one direction.
  */
 #ifndef NET_PROBE_H
 #define NET_PROBE_H
 
 #include "net/link.h"
 
-#define NET_PROBE_TRIPS 15u
+#define NET_PROBE_TRIPS   15u
+#define NET_PROBE_LARGEST 3u /* payloads of the largest size */
 
 /* No payload is larger; the time of the last one is about 0.3 s at most on links that the one
  * before it took less than 75 ms on. */
@@ -20,7 +22,8 @@ struct net_probe {
     uint64_t number, sent_ns; /* of the echo that is under way */
     uint32_t bytes;           /* its payload; 0: none */
     unsigned trips;           /* small ones that came back; the first is not counted */
-    double times[NET_PROBE_TRIPS];
+    unsigned largest;         /* payloads of the largest size that came back */
+    double times[NET_PROBE_TRIPS], rates[NET_PROBE_LARGEST];
     double rtt_s, bytes_s; /* 0: not known yet */
 };
 

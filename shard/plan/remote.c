@@ -12,6 +12,7 @@ struct race {
     uint32_t draws; /* different experts that all rows use */
     double beside_s;
     struct plan__time local; /* the shared expert and what the stage has of the others */
+    struct plan__time alone; /* and if nobody else of its computer computed */
     uint32_t n;
     struct plan__racer *racers;
     double *touched; /* experts that are read of a racer's, on average */
@@ -63,31 +64,39 @@ static double entries_of(const struct race *r, struct range range)
     return r->rows * r->layer->n_used * range.popularity / r->layer->n_experts;
 }
 
-/* A time as it becomes where others of the worker's computer compute meanwhile. */
-static struct plan__time crowded(const struct race *r, uint32_t worker, struct plan__time t)
+/* A worker's device as it is while others of its computer compute: memory that several read may
+ * bound what arithmetic bounds for one. */
+static struct plan_device crowded(const struct race *r, uint32_t worker)
 {
     const struct plan__tally *tally = &r->tallies[worker];
+    struct plan_device device = *device_of(r, worker);
     if (!r->at->cluster->shared)
-        return t;
-    return (struct plan__time){t.compute_s * tally->compute_crowd, t.memory_s * tally->read_crowd};
+        return device;
+    device.read_bytes_s /= tally->read_crowd;
+    device.ops_row_s /= tally->compute_crowd;
+    device.ops_rows_s /= tally->compute_crowd;
+    return device;
 }
 
-/* What a crowded time is alone, `times` times. */
 static void count_work(const struct race *r, uint32_t worker, double times, struct plan__time t)
 {
     struct plan__tally *tally = &r->tallies[worker];
-    bool shared = r->at->cluster->shared;
-    tally->work.compute_s += times * t.compute_s / (shared ? tally->compute_crowd : 1);
-    tally->work.memory_s += times * t.memory_s / (shared ? tally->read_crowd : 1);
+    tally->work.compute_s += times * t.compute_s;
+    tally->work.memory_s += times * t.memory_s;
 }
 
 /* Time for what is read of a range of which the rows choose, on average. */
-static struct plan__time expert_time(const struct race *r, uint32_t worker, struct range range,
-                                     uint32_t segments)
+static struct plan__time expert_time(const struct race *r, const struct plan_device *device,
+                                     struct range range, uint32_t segments)
 {
-    struct plan__time t = plan__experts(device_of(r, worker), r->layer, touched_of(r, range),
-                                        entries_of(r, range), segments);
-    return crowded(r, worker, t);
+    return plan__experts(device, r->layer, touched_of(r, range), entries_of(r, range), segments);
+}
+
+static struct plan__time crowded_time(const struct race *r, uint32_t worker, struct range range,
+                                      uint32_t segments)
+{
+    const struct plan_device device = crowded(r, worker);
+    return expert_time(r, &device, range, segments);
 }
 
 /* What a part's host does and sends, whether or not anybody waits for it. */
@@ -99,7 +108,7 @@ static void count_part(struct race *r, struct plan__tally *tallies, double times
     const struct plan_placement *p = r->at->placement;
     double use = plan__use_chance(l, range.popularity);
     double wake = machine_of(r, part->worker)->request_s;
-    struct plan__time t = expert_time(r, part->worker, range, segments);
+    struct plan__time t = crowded_time(r, part->worker, range, segments);
     struct plan_link out = plan_cluster_link(r->at->cluster, p->workers[stage].machine,
                                              p->workers[part->worker].machine);
     struct plan_link back = plan_cluster_link(r->at->cluster, p->workers[part->worker].machine,
@@ -117,10 +126,19 @@ static void count_part(struct race *r, struct plan__tally *tallies, double times
     r->frames += 2 * used;
     r->bytes += out_bytes + back_bytes;
     r->wake_s = fmax(r->wake_s, wake);
-    count_work(r, part->worker, times, t);
+    count_work(r, part->worker, times,
+               expert_time(r, device_of(r, part->worker), range, segments));
     tallies[part->worker].busy_s += times * (plan__sum(t) + used * wake);
     tallies[part->worker].transfer_s += times * wire;
     tallies[stage].transfer_s += times * wire;
+}
+
+/* What the stage has of a range. */
+static void add_local(struct race *r, struct range range, uint32_t segments)
+{
+    uint32_t stage = stage_worker(r);
+    plan__add(&r->local, crowded_time(r, stage, range, segments));
+    plan__add(&r->alone, expert_time(r, device_of(r, stage), range, segments));
 }
 
 /* Copy `copy` of a group as a racer: its slowest slice. A slice that the stage itself has starts
@@ -138,10 +156,10 @@ static void add_racer(struct race *r, struct plan__tally *tallies, double times,
     for (uint32_t i = 0; i < group->n_slices; i++) {
         const struct shard_expert_part *part = &group->parts[i * group->copies + copy];
         uint32_t segments = plan__segments(part, l);
-        struct plan__time t = expert_time(r, part->worker, range, segments);
+        struct plan__time t = crowded_time(r, part->worker, range, segments);
         double each = plan__sum(t) / touched, base = r->beside_s;
         if (part->worker == stage_worker(r)) {
-            plan__add(&r->local, t);
+            add_local(r, range, segments);
         } else {
             struct plan_link link =
                 plan_cluster_link(r->at->cluster, p->workers[stage_worker(r)].machine,
@@ -197,7 +215,9 @@ static void gather(struct race *r, struct plan__tally *tallies, double times)
     struct plan__group group = {0};
     uint32_t stage = stage_worker(r);
     struct range left = {l->n_experts, l->n_experts};
-    r->local = crowded(r, stage, plan__beside(device_of(r, stage), l, r->rows));
+    const struct plan_device device = crowded(r, stage);
+    r->local = plan__beside(&device, l, r->rows);
+    r->alone = plan__beside(device_of(r, stage), l, r->rows);
     r->beside_s = plan__sum(r->local);
     while (plan__group_next(&group, r->at->span)) {
         const struct range range = range_of(r, group.parts, 1);
@@ -213,11 +233,11 @@ static void gather(struct race *r, struct plan__tally *tallies, double times)
     r->racers[r->n] = (struct plan__racer){.base_s = r->beside_s, .always = 1};
     r->touched[r->n] = r->spread[r->n] = 0;
     if (left.experts > 0) {
-        struct plan__time t = expert_time(r, stage, left, l->n_segments);
+        struct plan__time t = crowded_time(r, stage, left, l->n_segments);
         r->touched[r->n] = touched_of(r, left);
         r->racers[r->n].experts = fmax(left.popularity, 0);
         r->racers[r->n].each_s = plan__sum(t) / r->touched[r->n];
-        plan__add(&r->local, t);
+        add_local(r, left, l->n_segments);
     }
     r->n++;
 }
@@ -239,12 +259,12 @@ static void share_wait(const struct race *r, struct plan__pass *pass, struct pla
     for (uint32_t i = 0; i < r->at->span->n_parts && work > 0; i++) {
         const struct shard_expert_part *part = &r->at->span->parts[i];
         sum += plan__sum(
-            expert_time(r, part->worker, range_of(r, part, 1), plan__segments(part, r->layer)));
+            crowded_time(r, part->worker, range_of(r, part, 1), plan__segments(part, r->layer)));
     }
     for (uint32_t i = 0; i < r->at->span->n_parts && sum > 0; i++) {
         const struct shard_expert_part *part = &r->at->span->parts[i];
         struct plan__time t =
-            expert_time(r, part->worker, range_of(r, part, 1), plan__segments(part, r->layer));
+            crowded_time(r, part->worker, range_of(r, part, 1), plan__segments(part, r->layer));
         tallies[part->worker].own.compute_s += times * work * t.compute_s / sum;
         tallies[part->worker].own.memory_s += times * work * t.memory_s / sum;
     }
@@ -331,7 +351,7 @@ void plan__remote_experts(struct plan__pass *pass, struct plan__tally *tallies,
     double own = plan__sum(r.local), excess = fmax(slowest - own, 0);
     plan__add(&stage->own,
               (struct plan__time){times * r.local.compute_s, times * r.local.memory_s});
-    count_work(&r, at->placement->stages[at->stage].worker, times, r.local);
+    count_work(&r, at->placement->stages[at->stage].worker, times, r.alone);
     stage->busy_s += times * (own + excess);
     pass->budget.compute_s += times * r.local.compute_s;
     pass->budget.memory_s += times * r.local.memory_s;
