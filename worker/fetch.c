@@ -267,6 +267,19 @@ static enum proto_status fetch_receive(void *arg, const void **data, size_t *len
     return PROTO_OK;
 }
 
+/* Answers that come all the same are nobody's. */
+static void fetch_drop(void *arg)
+{
+    struct worker_fetcher *fetcher = arg;
+    for (unsigned i = 0; i < fetcher->n_chunks; i++) {
+        struct fetch_chunk *chunk = fetch__chunk(fetcher, i);
+        if (chunk->state == FETCH_ASKED)
+            fetcher->sources[chunk->source].in_flight--;
+        net_payload_destroy(chunk->payload);
+    }
+    fetcher->n_chunks = 0;
+}
+
 static bool fetch_judge(void *arg, uint32_t tensor, uint64_t piece, bool right)
 {
     return fetch__judge(arg, tensor, piece, right);
@@ -277,6 +290,7 @@ struct worker_fetch worker_fetcher_calls(struct worker_fetcher *fetcher)
     return (struct worker_fetch){.hashes = fetch_hashes,
                                  .request = fetch_request,
                                  .receive = fetch_receive,
+                                 .drop = fetch_drop,
                                  .judge = fetch_judge,
                                  .tell = fetch_tell,
                                  .arg = fetcher};

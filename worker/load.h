@@ -27,6 +27,8 @@ struct worker_fetch {
      * valid until the next call. */
     enum proto_status (*receive)(void *arg, const void **data, size_t *len,
                                  struct proto_error *error);
+    /* Nothing of what was asked for and not received is wanted any more. */
+    void (*drop)(void *arg);
     /* Whether the bytes of the piece that were received were the right ones; and if not, whether it
      * is worth while to ask for it once more. */
     bool (*judge)(void *arg, uint32_t tensor, uint64_t piece, bool right);

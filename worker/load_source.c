@@ -118,21 +118,22 @@ static enum proto_status receive(struct worker__source *source, const void **dat
     return PROTO_OK;
 }
 
-/* The next chunk asked for becomes this one, unless it is already. What else is under way is
- * received and dropped. */
-static enum proto_status start_at(struct worker__source *source, uint64_t piece, uint64_t at,
-                                  struct proto_error *error)
+/* Another process may have put what was asked for ahead into the store meanwhile. */
+static void drop_asked(struct worker__source *source)
+{
+    if (source->n_asked)
+        source->options->fetch->drop(source->options->fetch->arg);
+    source->n_asked = 0;
+}
+
+/* The next chunk asked for becomes this one, unless it is already. */
+static void start_at(struct worker__source *source, uint64_t piece, uint64_t at)
 {
     const struct worker__chunk *oldest = &source->asked[source->first_asked];
-    const void *data;
-    size_t len;
     if (source->n_asked && oldest->piece == piece && oldest->offset == at)
-        return PROTO_OK;
-    enum proto_status status = PROTO_OK;
-    while (source->n_asked && !status)
-        status = receive(source, &data, &len, error);
+        return;
+    drop_asked(source);
     source->last_asked = (struct worker__chunk){.piece = piece, .offset = at};
-    return status;
 }
 
 /* Brings what is missing of a piece. */
@@ -142,9 +143,10 @@ static enum proto_status fetch_bytes(struct transfer *transfer, struct proto_err
     const struct worker_load_options *options = source->options;
     const void *data;
     size_t len;
+    enum proto_status status = PROTO_OK;
     if (transfer->have == transfer->bytes)
-        return PROTO_OK;
-    enum proto_status status = start_at(source, transfer->number, transfer->have, error);
+        return status;
+    start_at(source, transfer->number, transfer->have);
     while (!status && transfer->have < transfer->bytes && !transfer->unkept) {
         if (options->cancel && atomic_load(options->cancel))
             return proto_fail(error, PROTO_CANCELLED, "loading was cancelled");
@@ -380,6 +382,7 @@ enum proto_status worker__source_init(struct worker__source *source, struct work
 
 void worker__source_finish(struct worker__source *source)
 {
+    drop_asked(source);
     free(source->hashes);
     source->hashes = NULL;
     shard_synthetic_tensor_finish(&source->made);

@@ -85,12 +85,22 @@ static enum proto_status fake_receive(void *arg, const void **data, size_t *len,
     }
     if (fake.cancel)
         atomic_store(fake.cancel, true);
+    if (fake.meanwhile && fake.queue[slot].tensor == EXPERTS) {
+        fake.meanwhile();
+        fake.meanwhile = NULL;
+    }
     fake.received += *len;
     return PROTO_OK;
 }
 
+static void fake_drop(void *arg)
+{
+    (void)arg;
+    fake.first = fake.count = 0;
+}
+
 const struct worker_fetch fetch = {
-    .hashes = fake_hashes, .request = fake_request, .receive = fake_receive};
+    .hashes = fake_hashes, .request = fake_request, .receive = fake_receive, .drop = fake_drop};
 
 void fake_reset(const struct shard_gguf *from)
 {

@@ -7,6 +7,7 @@
 
 #define N_TENSORS 9u
 #define N_WEIGHTS 7u
+#define EXPERTS   3
 #define LARGE     (N_TENSORS - 1)
 
 /* A program's weights over tensors of all shapes that a loader meets. `large` has several chunks,
@@ -39,6 +40,7 @@ struct fake {
     int lose_after;              /* answers; -1: never */
     int corrupt;                 /* answers for `large` yet to be spoilt */
     bool cut;                    /* answers come a byte short */
+    void (*meanwhile)(void);     /* called with the first answer for `experts` */
     atomic_bool *cancel;         /* set with the first answer */
     uint8_t answer[PROTO_CHUNK_BYTES];
 };

@@ -135,6 +135,43 @@ static void test_busy_piece(void)
     drop_store(store);
 }
 
+/* Another process puts the pieces behind the first into the store. */
+static void bring_others(void)
+{
+    struct shard_store *store = open_store();
+    const struct shard_tensor *experts = shard_gguf_tensor(gguf, EXPERTS);
+    CU_ASSERT(shard_pieces_count(experts) > 1);
+    for (uint64_t i = 1; i < shard_pieces_count(experts); i++) {
+        struct shard_piece piece = shard_pieces_get(experts, i);
+        struct shard_store_part *part;
+        struct shard_mapped mapped;
+        uint8_t hash[PROTO_HASH_BYTES];
+        uint64_t have;
+        shard_hash(hash, experts->data + piece.offset, piece.bytes);
+        CU_ASSERT_EQUAL_FATAL(shard_store_begin(store, hash, piece.bytes, &part, &have, &error),
+                              PROTO_OK);
+        CU_ASSERT_EQUAL(shard_store_append(part, experts->data + piece.offset, piece.bytes, &error),
+                        PROTO_OK);
+        CU_ASSERT_EQUAL(shard_store_commit(part, &mapped, &error), PROTO_OK);
+        shard_store_unmap(&mapped);
+    }
+    shard_store_close(store);
+}
+
+/* What was asked for ahead then is nobody's: not the next tensor's either. */
+static void test_pieces_from_another_process(void)
+{
+    struct shard_store *store = open_store();
+    struct worker_load_options options = {.store = store, .fetch = &fetch};
+    use_model(gguf);
+    fake_reset(gguf);
+    fake.meanwhile = bring_others;
+    struct seen seen = load(&program, options, PROTO_OK);
+    CU_ASSERT(seen.fetched < total_bytes(&program));
+    CU_ASSERT_EQUAL(fake.count, 0);
+    drop_store(store);
+}
+
 static void test_short_answer(void)
 {
     use_model(gguf);
@@ -259,6 +296,7 @@ int main(void)
     CU_add_test(suite, "always corrupt", test_always_corrupt);
     CU_add_test(suite, "damaged store", test_damaged_store);
     CU_add_test(suite, "busy piece", test_busy_piece);
+    CU_add_test(suite, "pieces from another process", test_pieces_from_another_process);
     CU_add_test(suite, "short answer", test_short_answer);
     CU_add_test(suite, "cancel", test_cancel);
     CU_add_test(suite, "full disk", test_full_disk);
