@@ -61,6 +61,14 @@ static inline float *check_copy(const float *row, size_t n)
     return copy;
 }
 
+/* Of every width with every kind of values. */
+static inline void check_each_case(void (*check)(size_t n, enum check_input input))
+{
+    for (size_t w = 0; w < N_CHECK_WIDTHS; w++)
+        for (enum check_input input = INPUT_ORDINARY; input < N_INPUTS; input++)
+            check(check_widths[w], input);
+}
+
 /* Bits are equal, where any NaN is as good as another. */
 static inline void check_same(const float *found, const float *expected, size_t n, const char *what,
                               const char *isa)

@@ -23,13 +23,10 @@ static void remove_files(void)
     rmdir(dir);
 }
 
-const char *rig_make(const char *preset, const char *type, uint64_t seed, bool sparse,
-                     char digest[65])
+static const char *make(const struct shard_mkmodel_options *options, char digest[65])
 {
     struct proto_error error;
     char ignored[65];
-    struct shard_mkmodel_options options = {
-        .preset = preset, .type = type, .seed = seed, .sparse = sparse};
     if (!path[0]) {
         if (!mkdtemp(dir)) {
             perror(dir);
@@ -38,8 +35,24 @@ const char *rig_make(const char *preset, const char *type, uint64_t seed, bool s
         snprintf(path, sizeof path, "%s/model.gguf", dir);
         atexit(remove_files);
     }
-    require(shard_mkmodel(&options, path, digest ? digest : ignored, &error), &error);
+    require(shard_mkmodel(options, path, digest ? digest : ignored, &error), &error);
     return path;
+}
+
+const char *rig_make(const char *preset, const char *type, uint64_t seed, bool sparse,
+                     char digest[65])
+{
+    const struct shard_mkmodel_options options = {
+        .preset = preset, .type = type, .seed = seed, .sparse = sparse};
+    return make(&options, digest);
+}
+
+const char *rig_make_with(const char *preset, const char *type, const char *const *sets,
+                          size_t n_sets)
+{
+    const struct shard_mkmodel_options options = {
+        .preset = preset, .type = type, .seed = 3, .sets = sets, .n_sets = n_sets};
+    return make(&options, NULL);
 }
 
 void rig_open(struct rig *rig, const char *file)

@@ -70,6 +70,9 @@ struct rig {
  * start. */
 const char *rig_make(const char *preset, const char *type, uint64_t seed, bool sparse,
                      char digest[65]);
+/* The same of seed 3 with dimensions that differ from the preset's, as in shard/mkmodel.h. */
+const char *rig_make_with(const char *preset, const char *type, const char *const *sets,
+                          size_t n_sets);
 
 void rig_open(struct rig *rig, const char *path);
 void rig_close(struct rig *rig);

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * A stage that asks and hosts that serve, over sockets in one process: the same bits as one
- * worker's, and waits that end when a host fails or another thread says so.
- */
+/* A stage that asks and hosts that serve, over sockets in one process: the same bits as one
+ * worker's. */
 #include <CUnit/Basic.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -11,22 +9,10 @@
 #include <unistd.h>
 
 #include "shard/mkmodel.h"
+#include "tests/worker/service_rig.h"
 #include "worker/asker.h"
 #include "worker/expert_server.h"
 #include "worker/slice.h"
-
-#define N_HOSTS  2
-#define N_LAYERS 3
-#define N_ROWS   5
-#define EPOCH    7
-
-/* A machine: a loop on a thread of its own, and a key. */
-struct machine {
-    struct net_loop *loop;
-    pthread_t thread;
-    struct net_keypair key;
-};
-static struct machine stage, stranger, hosts[N_HOSTS];
 
 static char path[] = "/tmp/caravan-service-XXXXXX";
 static struct shard_gguf *gguf;
@@ -36,26 +22,6 @@ static struct kern_pool *pool;
 static struct proto_error error;
 static atomic_bool no_cancel;
 
-static void *run_loop(void *arg)
-{
-    net_loop_run(arg);
-    return NULL;
-}
-
-static void start_machine(struct machine *m)
-{
-    if (net_keypair_generate(&m->key, NULL) || net_loop_create(&m->loop, NULL) ||
-        pthread_create(&m->thread, NULL, run_loop, m->loop))
-        abort();
-}
-
-static void stop_machine(struct machine *m)
-{
-    net_loop_stop(m->loop);
-    pthread_join(m->thread, NULL);
-    net_loop_destroy(m->loop);
-}
-
 static int set_up(void)
 {
     static const char *const sets[] = {"layers=3", "experts=8", "used=3", "ffe=512"};
@@ -63,16 +29,13 @@ static int set_up(void)
         .preset = "qwen3moe-k", .type = "Q4_K", .seed = 3, .sets = sets, .n_sets = 4};
     char digest[65];
     close(mkstemp(path));
-    start_machine(&stage);
-    start_machine(&stranger);
-    for (unsigned i = 0; i < N_HOSTS; i++)
-        start_machine(&hosts[i]);
+    service.file = path;
     if (shard_mkmodel(&model, path, digest, &error) || shard_gguf_open(&gguf, path, &error) ||
         shard_gguf_card(gguf, &card, &card_bytes, &error) || kern_pool_create(&pool, 2, &error)) {
         fprintf(stderr, "%s\n", error.text);
         return -1;
     }
-    return 0;
+    return service_set_up();
 }
 
 static int tear_down(void)
@@ -81,48 +44,18 @@ static int tear_down(void)
     free(card);
     shard_gguf_close(gguf);
     unlink(path);
-    stop_machine(&stage);
-    stop_machine(&stranger);
-    for (unsigned i = 0; i < N_HOSTS; i++)
-        stop_machine(&hosts[i]);
-    return 0;
+    return service_tear_down();
 }
 
 /* ---- loads ---- */
 
-static struct proto_host host_list[N_HOSTS];
-static struct proto_part part_list[N_HOSTS] = {{0, 0, N_LAYERS, 0, 4, 0, 1},
-                                               {1, 0, N_LAYERS, 4, 8, 0, 1}};
-static char *files[] = {path};
-
-/* Experts 0-3 are on host 0, 4-7 on host 1, or all are the stage's. */
-static struct proto_load load_for(bool split)
-{
-    return (struct proto_load){.epoch = EPOCH,
-                               .has_stage = true,
-                               .n_stages = 1,
-                               .layer_end = N_LAYERS,
-                               .embed = true,
-                               .head = true,
-                               .ctx = 64,
-                               .max_seqs = 1,
-                               .max_rows = N_ROWS,
-                               .files = files,
-                               .n_files = 1,
-                               .hosts = host_list,
-                               .n_hosts = split ? N_HOSTS : 0,
-                               .self = PROTO_NO_HOST,
-                               .parts = part_list,
-                               .n_parts = split ? N_HOSTS : 0};
-}
-
 static struct proto_load load_of_host(uint32_t i)
 {
-    struct proto_load load = load_for(true);
+    struct proto_load load = service_load(true);
     load.has_stage = load.embed = load.head = false;
     load.layer_end = 0;
     load.self = i;
-    load.askers = &stage.key.public_key;
+    load.askers = &service.stage.key.public_key;
     load.n_askers = 1;
     return load;
 }
@@ -157,8 +90,8 @@ static enum proto_status take_logits(void *arg, const struct worker_result_row *
 static enum proto_status compute_rows(struct worker_slice *slice, float *x, float *logits,
                                       struct proto_error *why)
 {
-    static const int32_t ids[N_ROWS] = {3, 100, 257, 42, 9};
-    struct proto_range range = {.n = N_ROWS, .want = PROTO_WANT_ALL};
+    static const int32_t ids[SERVICE_ROWS] = {3, 100, 257, 42, 9};
+    struct proto_range range = {.n = SERVICE_ROWS, .want = PROTO_WANT_ALL};
     struct worker_batch batch = {.ranges = &range, .n_ranges = 1, .ids = ids, .x = x};
     for (uint32_t seq = 0; seq < slice->load.max_seqs; seq++)
         shard_kv_drop(slice->kv, seq);
@@ -167,7 +100,7 @@ static enum proto_status compute_rows(struct worker_slice *slice, float *x, floa
 
 static float *rows_for(const struct worker_slice *slice)
 {
-    size_t bytes = N_ROWS * worker_exec_stride(slice->program) * sizeof(float);
+    size_t bytes = SERVICE_ROWS * worker_exec_stride(slice->program) * sizeof(float);
     return aligned_alloc(64, (bytes + 63) / 64 * 64);
 }
 
@@ -183,17 +116,18 @@ static struct worker_expert_server *serve(uint32_t i, struct worker_slice **slic
 {
     struct worker_expert_server *server;
     struct proto_load load = load_of_host(i);
-    CU_ASSERT_EQUAL_FATAL(worker_expert_server_create(&server, hosts[i].loop, "tcp://127.0.0.1:0",
-                                                      &hosts[i].key, &error),
+    CU_ASSERT_EQUAL_FATAL(worker_expert_server_create(&server, service.hosts[i].loop,
+                                                      "tcp://127.0.0.1:0", &service.hosts[i].key,
+                                                      &error),
                           PROTO_OK);
     CU_ASSERT_EQUAL_FATAL(worker_expert_server_expect(server, &load, &error), PROTO_OK);
     *slice = slice_of(&load, NULL);
     CU_ASSERT_PTR_NULL((*slice)->exec);
     CU_ASSERT_PTR_NOT_NULL_FATAL((*slice)->host);
     worker_expert_server_serve(server, load.epoch, (*slice)->host);
-    host_list[i] = (struct proto_host){.endpoint = (char *)worker_expert_server_endpoint(server),
-                                       .name = i ? "second" : "first"};
-    memcpy(host_list[i].key, hosts[i].key.public_key, PROTO_KEY_BYTES);
+    service.list[i] = (struct proto_host){.endpoint = (char *)worker_expert_server_endpoint(server),
+                                          .name = i ? "second" : "first"};
+    memcpy(service.list[i].key, service.hosts[i].key.public_key, PROTO_KEY_BYTES);
     return server;
 }
 
@@ -202,12 +136,12 @@ static void check_times(struct worker_asker *asker)
     struct proto_msg msg = {.kind = PROTO_MSG_BATCH};
     struct proto_batch *batch = &msg.batch;
     CU_ASSERT_EQUAL(worker_asker_add_times(asker, batch, &error), PROTO_OK);
-    CU_ASSERT_EQUAL_FATAL(batch->n_host_times, N_HOSTS);
+    CU_ASSERT_EQUAL_FATAL(batch->n_host_times, SERVICE_HOSTS);
     uint64_t waited_ns = 0;
-    for (uint32_t i = 0; i < N_HOSTS; i++) {
+    for (uint32_t i = 0; i < SERVICE_HOSTS; i++) {
         const struct proto_host_time *t = &batch->host_times[i];
         CU_ASSERT_EQUAL(t->host, i);
-        CU_ASSERT_EQUAL(t->requests, N_LAYERS);
+        CU_ASSERT_EQUAL(t->requests, SERVICE_LAYERS);
         CU_ASSERT(t->bytes_out > 0 && t->bytes_in > 0 && t->compute_ns > 0);
         waited_ns += t->wait_ns;
     }
@@ -215,23 +149,24 @@ static void check_times(struct worker_asker *asker)
     /* What a stage before had of them is added to. */
     uint64_t requests = batch->host_times[1].requests;
     CU_ASSERT_EQUAL(worker_asker_add_times(asker, batch, &error), PROTO_OK);
-    CU_ASSERT_EQUAL(batch->n_host_times, N_HOSTS);
+    CU_ASSERT_EQUAL(batch->n_host_times, SERVICE_HOSTS);
     CU_ASSERT_EQUAL(batch->host_times[1].requests, 2 * requests);
     proto_msg_finish(&msg);
 }
 
 static void test_same_bits(void)
 {
-    static float expected[N_ROWS * 512], found[N_ROWS * 512];
-    struct proto_load whole = load_for(false), split = load_for(true);
-    struct worker_slice *slice = slice_of(&whole, NULL), *host_slices[N_HOSTS];
+    static float expected[SERVICE_ROWS * 512], found[SERVICE_ROWS * 512];
+    struct proto_load whole = service_load(false), split = service_load(true);
+    struct worker_slice *slice = slice_of(&whole, NULL), *host_slices[SERVICE_HOSTS];
     CU_ASSERT_EQUAL(compute(slice, expected), PROTO_OK);
     worker_slice_destroy(slice);
-    struct worker_expert_server *servers[N_HOSTS];
-    for (uint32_t i = 0; i < N_HOSTS; i++)
+    struct worker_expert_server *servers[SERVICE_HOSTS];
+    for (uint32_t i = 0; i < SERVICE_HOSTS; i++)
         servers[i] = serve(i, &host_slices[i]);
     struct worker_asker *asker;
-    CU_ASSERT_EQUAL(worker_asker_create(&asker, stage.loop, &stage.key, &error), PROTO_OK);
+    CU_ASSERT_EQUAL(worker_asker_create(&asker, service.stage.loop, &service.stage.key, &error),
+                    PROTO_OK);
     slice = slice_of(&split, asker);
     CU_ASSERT_PTR_NULL(slice->host);
     /* Connections may be made anew for the same slice. */
@@ -244,13 +179,13 @@ static void test_same_bits(void)
         CU_ASSERT_EQUAL(memcmp(found, expected, sizeof found), 0);
         check_times(asker);
     }
-    for (uint32_t i = 0; i < N_HOSTS; i++)
-        CU_ASSERT_EQUAL(worker_expert_server_steps(servers[i]), 3 * N_LAYERS);
-    uint32_t counts[N_LAYERS * 8], sum = 0;
+    for (uint32_t i = 0; i < SERVICE_HOSTS; i++)
+        CU_ASSERT_EQUAL(worker_expert_server_steps(servers[i]), 3 * SERVICE_LAYERS);
+    uint32_t counts[SERVICE_LAYERS * 8], sum = 0;
     worker_exec_usage(slice->exec, counts);
-    for (unsigned i = 0; i < N_LAYERS * 8; i++)
+    for (unsigned i = 0; i < SERVICE_LAYERS * 8; i++)
         sum += counts[i];
-    CU_ASSERT_EQUAL(sum, 3 * N_LAYERS * N_ROWS * 3);
+    CU_ASSERT_EQUAL(sum, 3 * SERVICE_LAYERS * SERVICE_ROWS * 3);
     worker_exec_usage(slice->exec, counts);
     CU_ASSERT_EQUAL(counts[0] + counts[1] + counts[2], 0);
     /* A host without experts says so; the batch after that works again. */
@@ -265,7 +200,7 @@ static void test_same_bits(void)
     CU_ASSERT_EQUAL(memcmp(found, expected, sizeof found), 0);
     worker_slice_destroy(slice);
     worker_asker_destroy(asker);
-    for (uint32_t i = 0; i < N_HOSTS; i++) {
+    for (uint32_t i = 0; i < SERVICE_HOSTS; i++) {
         worker_expert_server_destroy(servers[i]);
         worker_slice_destroy(host_slices[i]);
     }
@@ -285,14 +220,14 @@ struct both {
 
 static struct proto_load load_of_both(uint32_t i)
 {
-    struct proto_load load = load_for(true);
-    load.n_stages = N_HOSTS;
+    struct proto_load load = service_load(true);
+    load.n_stages = SERVICE_HOSTS;
     load.stage = load.self = i;
     load.layer_first = i;
-    load.layer_end = i ? N_LAYERS : 1;
+    load.layer_end = i ? SERVICE_LAYERS : 1;
     load.embed = i == 0;
     load.head = i == 1;
-    load.askers = &hosts[1 - i].key.public_key;
+    load.askers = &service.hosts[1 - i].key.public_key;
     load.n_askers = 1;
     return load;
 }
@@ -300,18 +235,19 @@ static struct proto_load load_of_both(uint32_t i)
 static void start_both(uint32_t i, struct both *b)
 {
     struct proto_load load = load_of_both(i);
-    if (worker_expert_server_create(&b->server, hosts[i].loop, "tcp://127.0.0.1:0", &hosts[i].key,
-                                    &error) ||
+    if (worker_expert_server_create(&b->server, service.hosts[i].loop, "tcp://127.0.0.1:0",
+                                    &service.hosts[i].key, &error) ||
         worker_expert_server_expect(b->server, &load, &error) ||
-        worker_asker_create(&b->asker, hosts[i].loop, &hosts[i].key, &error))
+        worker_asker_create(&b->asker, service.hosts[i].loop, &service.hosts[i].key, &error))
         abort();
     b->slice = slice_of(&load, b->asker);
     CU_ASSERT(b->slice->exec && b->slice->host);
     worker_expert_server_serve(b->server, load.epoch, b->slice->host);
     b->x = rows_for(b->slice);
-    host_list[i] = (struct proto_host){.endpoint = (char *)worker_expert_server_endpoint(b->server),
-                                       .name = i ? "second" : "first"};
-    memcpy(host_list[i].key, hosts[i].key.public_key, PROTO_KEY_BYTES);
+    service.list[i] =
+        (struct proto_host){.endpoint = (char *)worker_expert_server_endpoint(b->server),
+                            .name = i ? "second" : "first"};
+    memcpy(service.list[i].key, service.hosts[i].key.public_key, PROTO_KEY_BYTES);
 }
 
 static void end_both(struct both *b)
@@ -329,16 +265,16 @@ static void *compute_often(void *arg)
     const struct shard_program *p = b->slice->program;
     struct proto_error why;
     size_t stride = worker_exec_stride(p);
-    float logits[N_ROWS * 512];
+    float logits[SERVICE_ROWS * 512];
     for (int i = 0; i < 20; i++) {
         if (!p->embed)
-            worker_exec_unpack_rows(p, b->x, b->in, N_ROWS);
+            worker_exec_unpack_rows(p, b->x, b->in, SERVICE_ROWS);
         worker_asker_begin(b->asker);
         bool ok = compute_rows(b->slice, b->x, logits, &why) == PROTO_OK;
         if (p->head)
             ok = ok && memcmp(logits, b->logits, sizeof logits) == 0;
         else
-            ok = ok && memcmp(b->x, b->out, N_ROWS * stride * sizeof(float)) == 0;
+            ok = ok && memcmp(b->x, b->out, SERVICE_ROWS * stride * sizeof(float)) == 0;
         b->n_wrong += !ok;
     }
     return NULL;
@@ -347,38 +283,38 @@ static void *compute_often(void *arg)
 /* Two stages that hold half of each other's experts, at work at the same time. */
 static void test_stages_that_are_hosts(void)
 {
-    static float expected[N_ROWS * 512], found[N_ROWS * 512];
-    struct proto_load whole = load_for(false);
+    static float expected[SERVICE_ROWS * 512], found[SERVICE_ROWS * 512];
+    struct proto_load whole = service_load(false);
     struct worker_slice *slice = slice_of(&whole, NULL);
-    struct both both[N_HOSTS] = {{.logits = found}, {.logits = found}};
-    pthread_t threads[N_HOSTS];
+    struct both both[SERVICE_HOSTS] = {{.logits = found}, {.logits = found}};
+    pthread_t threads[SERVICE_HOSTS];
     CU_ASSERT_EQUAL(compute(slice, expected), PROTO_OK);
     worker_slice_destroy(slice);
-    for (uint32_t i = 0; i < N_HOSTS; i++)
+    for (uint32_t i = 0; i < SERVICE_HOSTS; i++)
         start_both(i, &both[i]);
-    for (uint32_t i = 0; i < N_HOSTS; i++) {
+    for (uint32_t i = 0; i < SERVICE_HOSTS; i++) {
         struct proto_load load = load_of_both(i);
         CU_ASSERT_EQUAL_FATAL(worker_asker_connect(both[i].asker, &load, 60000, &no_cancel, &error),
                               PROTO_OK);
         worker_asker_begin(both[i].asker);
     }
     CU_ASSERT_EQUAL(compute_rows(both[0].slice, both[0].x, found, &error), PROTO_OK);
-    size_t bytes = N_ROWS * worker_exec_stride(both[0].slice->program) * sizeof(float);
+    size_t bytes = SERVICE_ROWS * worker_exec_stride(both[0].slice->program) * sizeof(float);
     float *between = malloc(bytes), *packed = malloc(bytes);
     memcpy(between, both[0].x, bytes);
     memcpy(packed, both[0].x, bytes);
-    worker_exec_pack_rows(both[0].slice->program, packed, N_ROWS);
-    worker_exec_unpack_rows(both[1].slice->program, both[1].x, packed, N_ROWS);
+    worker_exec_pack_rows(both[0].slice->program, packed, SERVICE_ROWS);
+    worker_exec_unpack_rows(both[1].slice->program, both[1].x, packed, SERVICE_ROWS);
     CU_ASSERT_EQUAL(compute_rows(both[1].slice, both[1].x, found, &error), PROTO_OK);
     CU_ASSERT_EQUAL(memcmp(found, expected, sizeof found), 0);
     both[0].out = between;
     both[1].in = packed;
-    for (uint32_t i = 0; i < N_HOSTS; i++)
+    for (uint32_t i = 0; i < SERVICE_HOSTS; i++)
         if (pthread_create(&threads[i], NULL, compute_often, &both[i]))
             abort();
-    for (uint32_t i = 0; i < N_HOSTS; i++)
+    for (uint32_t i = 0; i < SERVICE_HOSTS; i++)
         pthread_join(threads[i], NULL);
-    for (uint32_t i = 0; i < N_HOSTS; i++) {
+    for (uint32_t i = 0; i < SERVICE_HOSTS; i++) {
         CU_ASSERT_EQUAL(both[i].n_wrong, 0);
         end_both(&both[i]);
     }
@@ -394,11 +330,11 @@ static void test_strangers(void)
     struct net_exchange_host host = {.endpoint = worker_expert_server_endpoint(server)};
     struct net_exchange *exchange;
     struct net_received none;
-    memcpy(host.key, hosts[0].key.public_key, PROTO_KEY_BYTES);
-    CU_ASSERT_EQUAL_FATAL(
-        net_exchange_connect(&exchange, stranger.loop, &host, 1, &stranger.key, 60000, &error),
-        PROTO_OK);
-    struct proto_msg msg = {.kind = PROTO_MSG_LINK, .link = {.epoch = EPOCH}};
+    memcpy(host.key, service.hosts[0].key.public_key, PROTO_KEY_BYTES);
+    CU_ASSERT_EQUAL_FATAL(net_exchange_connect(&exchange, service.stranger.loop, &host, 1,
+                                               &service.stranger.key, 60000, &error),
+                          PROTO_OK);
+    struct proto_msg msg = {.kind = PROTO_MSG_LINK, .link = {.epoch = SERVICE_EPOCH}};
     for (int sent = 0; sent < 3;) {
         sent += net_exchange_send(exchange, 0, &msg, NULL, NULL) == PROTO_OK;
         CU_ASSERT_EQUAL(net_exchange_receive(exchange, &none, net_now_ns() + 20000000, NULL),
@@ -409,153 +345,6 @@ static void test_strangers(void)
     worker_slice_destroy(slice);
 }
 
-/* ---- hosts that fail ---- */
-
-/* A host that knows everybody, and does with requests as it is told. */
-enum habit { SILENT, GONE, WRONG_NUMBER };
-struct puppet {
-    struct net_exchange *exchange; /* the thread's */
-    char endpoint[128];
-    pthread_t thread;
-    enum habit habit;
-};
-
-static void answer_request(struct puppet *p, struct net_received *got)
-{
-    struct proto_msg msg = {.kind = PROTO_MSG_EXPERTS_DONE,
-                            .experts_done = {.epoch = EPOCH, .number = got->msg.experts.number}};
-    if (p->habit == SILENT || p->habit == GONE)
-        return;
-    if (p->habit == WRONG_NUMBER) {
-        msg.experts_done.number += 77; /* is dropped, the good one comes after it */
-        net_exchange_send(p->exchange, got->from, &msg, NULL, NULL);
-        msg.experts_done.number -= 77;
-    }
-    net_exchange_send(p->exchange, got->from, &msg, &got->payload, NULL);
-}
-
-static void *puppet_main(void *arg)
-{
-    struct puppet *p = arg;
-    struct net_received got;
-    struct proto_msg linked = {.kind = PROTO_MSG_LINKED, .link = {.epoch = EPOCH}};
-    bool gone = false;
-    while (!gone && net_exchange_receive(p->exchange, &got, UINT64_MAX, NULL) == PROTO_OK) {
-        if (got.msg.kind == PROTO_MSG_LINK)
-            net_exchange_send(p->exchange, got.from, &linked, NULL, NULL);
-        else
-            answer_request(p, &got);
-        gone = got.msg.kind == PROTO_MSG_EXPERTS && p->habit == GONE;
-        net_received_finish(&got);
-    }
-    if (gone)
-        net_exchange_destroy(p->exchange, 0);
-    return NULL;
-}
-
-static struct worker_asker *ask_puppet(struct puppet *p, enum habit habit)
-{
-    struct proto_load load = load_for(true);
-    struct worker_asker *asker;
-    p->habit = habit;
-    CU_ASSERT_EQUAL_FATAL(net_exchange_listen(&p->exchange, hosts[0].loop, "tcp://127.0.0.1:0",
-                                              &hosts[0].key, &error),
-                          PROTO_OK);
-    snprintf(p->endpoint, sizeof p->endpoint, "%s", net_exchange_endpoint(p->exchange, 0));
-    host_list[0] = (struct proto_host){.endpoint = p->endpoint, .name = "puppet"};
-    memcpy(host_list[0].key, hosts[0].key.public_key, PROTO_KEY_BYTES);
-    load.n_hosts = load.n_parts = 1;
-    if (pthread_create(&p->thread, NULL, puppet_main, p))
-        abort();
-    CU_ASSERT_EQUAL(worker_asker_create(&asker, stage.loop, &stage.key, &error), PROTO_OK);
-    CU_ASSERT_EQUAL_FATAL(worker_asker_connect(asker, &load, 60000, &no_cancel, &error), PROTO_OK);
-    worker_asker_begin(asker);
-    return asker;
-}
-
-static void end_puppet(struct puppet *p, struct worker_asker *asker)
-{
-    if (p->habit != GONE)
-        net_exchange_cancel(p->exchange);
-    pthread_join(p->thread, NULL);
-    if (p->habit != GONE)
-        net_exchange_destroy(p->exchange, 0);
-    worker_asker_destroy(asker);
-}
-
-static enum proto_status ask(struct worker_asker *asker, const void **data, size_t *len)
-{
-    struct worker_remote remote = worker_asker_calls(asker);
-    uint32_t host = 99;
-    enum proto_status status = remote.send(remote.arg, 0, 1, "abcdef", 6, &error);
-    if (status == PROTO_OK)
-        status = remote.receive(remote.arg, &host, data, len, &error);
-    CU_ASSERT(status != PROTO_OK || host == 0);
-    return status;
-}
-
-static void *cancel(void *arg)
-{
-    worker_asker_cancel(arg);
-    return NULL;
-}
-
-static void test_cancel(void)
-{
-    struct puppet p;
-    pthread_t thread;
-    const void *data;
-    size_t len;
-    struct worker_asker *asker = ask_puppet(&p, SILENT);
-    CU_ASSERT_EQUAL(pthread_create(&thread, NULL, cancel, asker), 0);
-    CU_ASSERT_EQUAL(ask(asker, &data, &len), PROTO_CANCELLED);
-    CU_ASSERT_EQUAL(ask(asker, &data, &len), PROTO_CANCELLED);
-    pthread_join(thread, NULL);
-    end_puppet(&p, asker);
-}
-
-static void test_lost(void)
-{
-    struct puppet p;
-    const void *data;
-    size_t len;
-    struct worker_asker *asker = ask_puppet(&p, GONE);
-    for (int i = 0; i < 2; i++) {
-        CU_ASSERT_EQUAL(ask(asker, &data, &len), PROTO_LOST);
-        CU_ASSERT_PTR_NOT_NULL(strstr(
-            error.text, "\"puppet\", which holds experts 0-3 of layers 0-2, does not answer"));
-    }
-    end_puppet(&p, asker);
-}
-
-static void test_wrong_number(void)
-{
-    struct puppet p;
-    const void *data;
-    size_t len;
-    struct worker_asker *asker = ask_puppet(&p, WRONG_NUMBER);
-    for (int i = 0; i < 3; i++) {
-        CU_ASSERT_EQUAL_FATAL(ask(asker, &data, &len), PROTO_OK);
-        CU_ASSERT(len == 6 && memcmp(data, "abcdef", 6) == 0);
-    }
-    end_puppet(&p, asker);
-}
-
-/* The wait for a host that does not know this stage ends when the load is cancelled. */
-static void test_cancelled_link(void)
-{
-    atomic_bool cancelled = true;
-    struct worker_asker *asker;
-    struct proto_load load = load_for(true);
-    host_list[0] = host_list[1] = (struct proto_host){"ipc://@caravan-nobody", "nobody", {1}};
-    CU_ASSERT_EQUAL(worker_asker_create(&asker, stage.loop, &stage.key, &error), PROTO_OK);
-    CU_ASSERT_EQUAL(worker_asker_connect(asker, &load, 60000, &cancelled, &error), PROTO_CANCELLED);
-    worker_asker_cancel(asker);
-    worker_asker_destroy(asker);
-    worker_asker_destroy(NULL);
-    worker_expert_server_destroy(NULL);
-}
-
 int main(void)
 {
     CU_initialize_registry();
@@ -563,10 +352,6 @@ int main(void)
     CU_ADD_TEST(suite, test_same_bits);
     CU_ADD_TEST(suite, test_stages_that_are_hosts);
     CU_ADD_TEST(suite, test_strangers);
-    CU_ADD_TEST(suite, test_cancel);
-    CU_ADD_TEST(suite, test_lost);
-    CU_ADD_TEST(suite, test_wrong_number);
-    CU_ADD_TEST(suite, test_cancelled_link);
     CU_basic_run_tests();
     int failures = (int)CU_get_number_of_failures();
     CU_cleanup_registry();
