@@ -17,6 +17,7 @@ static void print_status(const struct coord_status *s)
            (unsigned long long)s->requests_failed);
     printf("tokens: %llu of prompts, %llu generated\n", (unsigned long long)s->prompt_tokens,
            (unsigned long long)s->generated_tokens);
+    coord_status_caches(stdout, &s->caches);
     if (s->plan[0])
         printf("plan: %s\n", s->plan);
     putchar('\n');

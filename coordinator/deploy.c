@@ -382,6 +382,16 @@ void engine__check_commit(struct coord_engine *e, uint64_t now_ns)
     }
 }
 
+void engine__lose_caches(struct coord_engine *e)
+{
+    const struct coord_deployment *d = e->next;
+    if (!d)
+        return;
+    struct proto_msg msg = {.kind = PROTO_MSG_KV_LOST, .link.epoch = d->epoch};
+    for (uint32_t i = 0; i < d->n_members; i++)
+        engine__tell(d->members[i].worker, &msg, NULL, NULL);
+}
+
 /* ---- the end of a plan ---- */
 
 /* Workers that are told to serve the next plan do so, even if it is never whole. */

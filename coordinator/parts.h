@@ -373,7 +373,8 @@ void engine__on_ready(struct coord_engine *e, struct coord_worker *w,
 void engine__on_committed(struct coord_engine *e, struct coord_worker *w,
                           const struct proto_commit *commit);
 void engine__check_commit(struct coord_engine *e, uint64_t now_ns);
-
+/* Who prepares the next plan, or puts it in force, need not wait for what a lost worker cached. */
+void engine__lose_caches(struct coord_engine *e);
 
 /* choose.c */
 /* Whether the options leave the plan to a search. */

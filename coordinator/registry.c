@@ -11,6 +11,8 @@
 #define PAUSE_MS 1000u /* between two looks that are meant to be much closer */
 #define RIVAL_MS 1000u /* for which a worker must be silent before another takes its place */
 
+#define CLOSED "its connection was closed"
+
 enum proto_status engine__tell(struct coord_worker *w, const struct proto_msg *msg,
                                struct net_payload **payload, struct proto_error *error)
 {
@@ -89,15 +91,26 @@ static enum proto_status judge(struct coord_engine *e, const uint8_t *key,
     return PROTO_OK;
 }
 
-/* Whether a hello with the key of a worker that is here may be taken. It is either of a second
- * process with the same key, which is refused, or of the successor of one that died just now:
- * whether the first still answers pings tells. Until then the second is left to ask again. */
+static enum proto_status ping(struct coord_worker *w)
+{
+    struct proto_msg msg = {.kind = PROTO_MSG_PING, .ping = {.sent_ns = net_now_ns()}};
+    return engine__tell(w, &msg, NULL, NULL);
+}
+
+/* Whether a hello with the key of a worker that is here may be taken. It is of that worker, whose
+ * connection was closed, or of the successor of one that died just now, or of a second process with
+ * the same key, which is refused: whether the first still answers pings tells. Until then the
+ * second is left to ask again. */
 static bool admit(struct coord_port *port, net_peer from, struct coord_worker *same)
 {
     struct proto_error why;
     uint64_t now_ns = net_now_ns();
     if (!same || !engine__is_here(same) || (same->peer == from && same->link == port->link))
         return true;
+    if (ping(same) == PROTO_LOST) {
+        engine__lose_worker(port->engine, same, CLOSED);
+        return true;
+    }
     if (!same->rival_ns || same->rival != from) {
         same->rival = from;
         same->rival_ns = now_ns;
@@ -379,7 +392,8 @@ static void describe_loss(const struct coord_engine *e, const struct coord_worke
 void engine__lose_worker(struct coord_engine *e, struct coord_worker *w, const char *why)
 {
     struct proto_error error;
-    bool serves = engine__member(e->current, w) != NULL,
+    const struct coord_member *m = engine__member(e->current, w);
+    bool serves = m != NULL, cached = m && m->stage >= 0,
          is_next = engine__member(e->next, w) != NULL;
     if (!engine__is_here(w))
         return;
@@ -391,6 +405,8 @@ void engine__lose_worker(struct coord_engine *e, struct coord_worker *w, const c
     /* Once workers take the next plan's parts over, that is the one that counts. */
     if (e->next && e->next->state == COORD_COMMITTING ? is_next : serves)
         engine__break(e, error.text);
+    if (cached && !is_next)
+        engine__lose_caches(e);
     if (!e->was_ready && !e->options.respawn && w->local)
         engine__fail(e, &error);
     engine__replan(e);
@@ -416,15 +432,14 @@ void engine__ping_workers(struct coord_engine *e, uint64_t now_ns)
     char why[96];
     for (uint32_t i = 0; i < e->n_workers; i++) {
         struct coord_worker *w = e->workers[i];
-        struct proto_msg msg = {.kind = PROTO_MSG_PING, .ping = {.sent_ns = net_now_ns()}};
         if (!engine__is_here(w))
             continue;
         if (net_clock_overdue(&w->clock, now_ns, deadline_ns)) {
             snprintf(why, sizeof why, "nothing was heard of it for %.1f s",
                      (double)(now_ns - w->clock.last_heard_ns) / 1e9);
             engine__lose_worker(e, w, why);
-        } else if (due && engine__tell(w, &msg, NULL, NULL) == PROTO_LOST) {
-            engine__lose_worker(e, w, "its connection was closed");
+        } else if (due && ping(w) == PROTO_LOST) {
+            engine__lose_worker(e, w, CLOSED);
         }
     }
     if (due)

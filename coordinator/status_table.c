@@ -107,6 +107,19 @@ void coord_status_table(FILE *out, const struct coord_status *status)
     }
 }
 
+void coord_status_caches(FILE *out, const struct coord_caches *caches)
+{
+    char bytes[16];
+    if (!caches->moved && !caches->replayed && !caches->refilled)
+        return;
+    coord_format_bytes(caches->moved_bytes, bytes);
+    fprintf(out,
+            "caches: %llu positions moved between workers, %s; %llu computed again by all stages, "
+            "%llu by one\n",
+            (unsigned long long)caches->moved, bytes, (unsigned long long)caches->replayed,
+            (unsigned long long)caches->refilled);
+}
+
 /* An expert and its share of its layer's choices. */
 struct choice {
     uint32_t layer, expert;

@@ -10,6 +10,9 @@
  * since the last coord_engine_reset_times, prompts' included). Stages come first, in order. */
 void coord_status_table(FILE *out, const struct coord_status *status);
 
+/* What became of cached positions when plans changed; nothing where none did. */
+void coord_status_caches(FILE *out, const struct coord_caches *caches);
+
 /* Which experts are chosen most and least, by their share of their layer's choices; nothing where
  * nobody has counted. */
 void coord_status_usage(FILE *out, const struct coord_status *status);

@@ -45,6 +45,9 @@ struct net_link_handler {
     /* Connections only: the handshake was refused (wrong server key) or keeps failing; may come
      * more than once. May be NULL. */
     void (*on_trouble)(void *arg, const struct proto_error *error);
+    /* Connections only: one that had come about was closed. What was on its way is lost; another is
+     * made as soon as the other side takes it. May not destroy the link; may be NULL. */
+    void (*on_closed)(void *arg);
     void *arg;
 };
 

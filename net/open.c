@@ -8,8 +8,9 @@
 #include "net/address.h"
 
 #define HANDSHAKE_MS     3000
+#define CONNECT_MS       2000 /* the system would wait longer after each packet that is lost */
 #define RECONNECT_MS     100
-#define RECONNECT_MAX_MS 2000
+#define RECONNECT_MAX_MS 500
 #define KEEPALIVE_IDLE_S 30
 /* A frame on the wire is a little longer than what is in it: CURVE's nonce and authenticator. */
 #define CURVE_EXTRA_BYTES 64
@@ -39,6 +40,7 @@ static int set_options(void *zmq, const struct net_keypair *keys, const uint8_t 
     rc |= set_key(zmq, ZMQ_CURVE_PUBLICKEY, keys->public_key);
     if (server_key) {
         rc |= set_key(zmq, ZMQ_CURVE_SERVERKEY, server_key);
+        rc |= set_int(zmq, ZMQ_CONNECT_TIMEOUT, CONNECT_MS);
         rc |= set_int(zmq, ZMQ_RECONNECT_IVL, RECONNECT_MS);
         rc |= set_int(zmq, ZMQ_RECONNECT_IVL_MAX, RECONNECT_MAX_MS);
     } else {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tells a connection's owner why it does not come about. */
+/* Tells a connection's owner why it does not come about, and when it ends. */
 #include "net/internal.h"
 
 #include <errno.h>
@@ -7,12 +7,12 @@
 
 /* Said at the third attempt in vain (the other side may just be starting), then seldom. */
 #define FIRST_REPORT 3u
-#define NEXT_REPORTS 16u
+#define NEXT_REPORTS 64u
 
 #define EVENTS                                                                                     \
     (ZMQ_EVENT_CONNECTED | ZMQ_EVENT_CONNECT_RETRIED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED |             \
      ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |                  \
-     ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
+     ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_DISCONNECTED)
 
 struct net__trouble {
     void *watched, *monitor;
@@ -23,6 +23,7 @@ struct net__trouble {
     unsigned cut;       /* connections that ended within the handshake, since one succeeded */
     unsigned failed;    /* handshakes since one succeeded */
     bool proven;        /* the other side had the right key once */
+    bool up;            /* the connection has come about */
 };
 
 static void report(struct net__trouble *trouble, enum proto_status status, const char *what)
@@ -55,6 +56,15 @@ static void handle_cut(struct net__trouble *trouble)
         report_refused(trouble);
 }
 
+/* Also comes where a handshake failed. */
+static void handle_end(struct net__trouble *trouble)
+{
+    bool was_up = trouble->up;
+    trouble->up = false;
+    if (was_up && trouble->handler->on_closed)
+        trouble->handler->on_closed(trouble->handler->arg);
+}
+
 static void handle(struct net__trouble *trouble, unsigned event)
 {
     switch (event) {
@@ -69,7 +79,10 @@ static void handle(struct net__trouble *trouble, unsigned event)
         break;
     case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
         trouble->failed = trouble->cut = 0;
-        trouble->proven = true;
+        trouble->proven = trouble->up = true;
+        break;
+    case ZMQ_EVENT_DISCONNECTED:
+        handle_end(trouble);
         break;
     case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
         handle_cut(trouble);

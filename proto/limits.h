@@ -6,7 +6,7 @@
 #define PROTO_LIMITS_H
 
 /* The wire's version; a worker of another version is refused with both numbers named. */
-#define PROTO_WIRE_VERSION 4u
+#define PROTO_WIRE_VERSION 5u
 
 /* Model shape (from a file's metadata). */
 #define PROTO_MAX_LAYERS       512u

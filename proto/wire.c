@@ -142,6 +142,7 @@ const char *proto_kind_name(enum proto_kind kind)
         [PROTO_MSG_KV_HELD] = "kv_held",
         [PROTO_MSG_KV_FETCH] = "kv_fetch",
         [PROTO_MSG_KV_CHUNK] = "kv_chunk",
+        [PROTO_MSG_KV_LOST] = "kv_lost",
     };
     unsigned i = (unsigned)kind;
     return i < sizeof names / sizeof *names && names[i] ? names[i] : "unknown";

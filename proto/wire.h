@@ -56,7 +56,9 @@ enum proto_kind {
     PROTO_MSG_KV_ASK = 33,   /* worker -> worker: what sequences does your slice cache? */
     PROTO_MSG_KV_HELD = 34,  /* back */
     PROTO_MSG_KV_FETCH = 35, /* worker -> worker: a part of a sequence's cache, please */
-    PROTO_MSG_KV_CHUNK = 36  /* back; payload: the bytes, none where it is not there */
+    PROTO_MSG_KV_CHUNK = 36, /* back; payload: the bytes, none where it is not there */
+    PROTO_MSG_KV_LOST = 37   /* coordinator -> worker: what others cache is not to be had for the
+                                slice of this epoch */
 };
 
 struct proto_hello {
@@ -431,7 +433,7 @@ struct proto_msg {
         struct proto_hashes hashes;
         struct proto_fetch fetch;
         struct proto_chunk chunk;
-        struct proto_link link;     /* LINK, LINKED */
+        struct proto_link link;     /* LINK, LINKED, KV_LOST */
         struct proto_batch batch;
         struct proto_result result;
         struct proto_measure measure;

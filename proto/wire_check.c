@@ -376,6 +376,7 @@ enum proto_status proto__msg_check(const struct proto_msg *msg, enum proto_statu
     case PROTO_MSG_USAGE:
     case PROTO_MSG_RELEASE:
     case PROTO_MSG_KV_ASK:
+    case PROTO_MSG_KV_LOST:
         return PROTO_OK;
     }
     return proto_fail(error, status, "message of unknown kind %u", (unsigned)msg->kind);

@@ -522,6 +522,7 @@ static void take_plain(struct proto_msg *out, const Wire__Msg *wire)
         break;
     case PROTO_MSG_LINK:
     case PROTO_MSG_LINKED:
+    case PROTO_MSG_KV_LOST:
         out->link.epoch = wire->link->epoch;
         break;
     case PROTO_MSG_MEASURE:

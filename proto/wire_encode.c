@@ -572,6 +572,7 @@ static void fill_plain(union body *body, const struct proto_msg *msg)
         break;
     case PROTO_MSG_LINK:
     case PROTO_MSG_LINKED:
+    case PROTO_MSG_KV_LOST:
         fill_epoch(&body->epoch, msg->link.epoch);
         break;
     case PROTO_MSG_BYE:

@@ -37,6 +37,7 @@ struct worker_deployment {
     net_peer previous; /* the stage before, on the listener; 0: not heard of */
     uint64_t link_ns, link_since_ns;
     struct worker_kv_move *move; /* of caches to the slice's; NULL: none is under way */
+    bool caches_lost;            /* those that others have: nothing is to be moved */
     void *owner;                 /* for the handlers of `next` and `move` */
     struct worker_task *burial;  /* the loader's; taken when it is built, so that it cannot fail */
 };

@@ -57,6 +57,8 @@ void worker_epochs_load(struct worker_epochs *epochs, struct proto_msg *load,
 /* Takes the message's memory. */
 void worker_epochs_commit(struct worker_epochs *epochs, struct proto_commit *commit);
 void worker_epochs_release(struct worker_epochs *epochs, const struct proto_release *release);
+/* What other workers cache is not to be had for the slice of this epoch: nobody waits for it. */
+void worker_epochs_caches_lost(struct worker_epochs *epochs, uint64_t epoch);
 void worker_epochs_hashes(struct worker_epochs *epochs, const struct proto_hashes *hashes,
                           struct net_payload **payload);
 void worker_epochs_chunk(struct worker_epochs *epochs, const struct proto_chunk *chunk,

@@ -115,6 +115,16 @@ void worker_epochs_release(struct worker_epochs *epochs, const struct proto_rele
         worker__epochs_retire(epochs, &epochs->next);
 }
 
+void worker_epochs_caches_lost(struct worker_epochs *epochs, uint64_t epoch)
+{
+    struct worker_deployment *d = worker__epochs_find(epochs, epoch);
+    if (!d)
+        return;
+    d->caches_lost = true;
+    if (d->move)
+        worker_kv_move_give_up(d->move, "a worker that has some of them is lost");
+}
+
 void worker_epochs_abandon(struct worker_epochs *epochs)
 {
     worker__epochs_bury_previous(epochs);

@@ -110,7 +110,8 @@ static void copy_caches(struct worker_epochs *epochs)
                                              .over = worker__epochs_on_moved,
                                              .arg = d};
     struct proto_error error;
-    if (load->from && options.kv && worker_kv_move_create(&d->move, &options, &error) != PROTO_OK)
+    if (load->from && options.kv && !d->caches_lost &&
+        worker_kv_move_create(&d->move, &options, &error) != PROTO_OK)
         proto_log(PROTO_LOG_WARN, "WORKER-KV-MOVE", "epoch=%llu why=\"%s\"",
                   (unsigned long long)load->epoch, error.text);
     if (!d->move) {

@@ -404,6 +404,14 @@ static void on_bad(void *arg, net_peer from, const uint8_t *key, const struct pr
     worker_kv_move_give_up(holder->move, error->text);
 }
 
+/* What was asked for does not come. */
+static void on_closed(void *arg)
+{
+    struct holder *holder = arg;
+    if (holder->lists || holder->n_asked)
+        worker_kv_move_give_up(holder->move, "a holder's connection was closed");
+}
+
 /* ---- time ---- */
 
 static void check_silence(struct worker_kv_move *move, uint64_t now_ns)
@@ -471,7 +479,7 @@ static enum proto_status open_holder(struct worker_kv_move *move, const struct p
 {
     struct holder *holder = &move->holders[move->n_holders++];
     const struct net_link_handler handler = {
-        .on_message = on_message, .on_bad = on_bad, .arg = holder};
+        .on_message = on_message, .on_bad = on_bad, .on_closed = on_closed, .arg = holder};
     holder->move = move;
     holder->seqs = calloc(move->max_seqs, sizeof *holder->seqs);
     if (!holder->seqs)

@@ -544,10 +544,11 @@ enum proto_status worker_load(struct worker_weights *out, const struct shard_pro
         worker_weights_finish(out);
         return status;
     }
-    proto_log(PROTO_LOG_INFO, "WORKER-LOADED",
-              "mapped=%" PRIu64 " packed=%" PRIu64 " memory=%" PRIu64 " shared=%" PRIu64
-              " fetched=%" PRIu64,
-              load.found, load.kept, load.taken, load.shared, load.fetched);
+    if (!options->unsaid)
+        proto_log(PROTO_LOG_INFO, "WORKER-LOADED",
+                  "mapped=%" PRIu64 " packed=%" PRIu64 " memory=%" PRIu64 " shared=%" PRIu64
+                  " fetched=%" PRIu64,
+                  load.found, load.kept, load.taken, load.shared, load.fetched);
     return PROTO_OK;
 }
 

@@ -56,6 +56,7 @@ struct worker_load_options {
     void (*progress)(void *arg, uint64_t done, uint64_t total, uint64_t fetched);
     void *progress_arg;
     const atomic_bool *cancel; /* set by another thread: PROTO_CANCELLED soon after */
+    bool unsaid;               /* the log does not tell of it: nothing is served with the weights */
     struct worker_lazy *lazy;  /* has the weights that are not loaded; the weights' from the call
                                   on, even if it fails; or NULL */
 };

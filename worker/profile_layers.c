@@ -56,7 +56,7 @@ static enum proto_status open_executor(struct layers *l, struct proto_error *err
     const struct worker_profile_options *o = l->options;
     const struct shard_kv_options kv = {.type = KERN_KV_F32, .ctx = MOST_ROWS, .max_seqs = 1};
     const struct worker_load_options load = {
-        .pool = o->pool, .synthetic = l->synthetic, .cancel = o->cancel};
+        .pool = o->pool, .synthetic = l->synthetic, .cancel = o->cancel, .unsaid = true};
     enum proto_status status = worker_load(&l->weights, l->program, &load, error);
     if (!status)
         status = shard_kv_create(&l->kv, l->program, &kv, error);

@@ -254,6 +254,8 @@ static void on_joined(struct session *s, struct proto_msg *msg, struct net_paylo
         worker_epochs_commit(s->epochs, &msg->commit);
     else if (msg->kind == PROTO_MSG_RELEASE)
         worker_epochs_release(s->epochs, &msg->release);
+    else if (msg->kind == PROTO_MSG_KV_LOST)
+        worker_epochs_caches_lost(s->epochs, msg->link.epoch);
     else if (msg->kind == PROTO_MSG_BATCH)
         worker_epochs_batch(s->epochs, NULL, &msg->batch, payload, now_ns);
     else if (msg->kind == PROTO_MSG_MEASURE)
@@ -343,6 +345,15 @@ static void on_previous_bad(void *arg, net_peer from, const uint8_t *key,
     (void)from;
     (void)key;
     proto_log(PROTO_LOG_WARN, "WORKER-PEER-BAD", "error=\"%s\"", error->text);
+}
+
+/* Whoever answers next, the same coordinator as well, knows nothing of this worker. A child ends
+ * with its parent. */
+static void on_closed(void *arg)
+{
+    struct session *s = arg;
+    if (s->joined && !s->options->local)
+        lose_coordinator(s, "its connection was closed");
 }
 
 static void on_trouble(void *arg, const struct proto_error *why)
@@ -510,6 +521,7 @@ static enum proto_status open_session(struct session *s, struct proto_error *err
     struct net_link_handler handler = {.on_message = on_coordinator,
                                        .on_bad = on_coordinator_bad,
                                        .on_trouble = on_trouble,
+                                       .on_closed = on_closed,
                                        .arg = s};
     enum proto_status status = PROTO_OK;
     s->deadline_ms = DEADLINE_MS;

@@ -186,6 +186,14 @@ static enum proto_status read_usage(struct coord_status *s, const json_t *layers
     return PROTO_OK;
 }
 
+static void read_caches(struct coord_caches *c, const json_t *json)
+{
+    c->moved = number(json, "moved_positions");
+    c->moved_bytes = number(json, "moved_bytes");
+    c->replayed = number(json, "replayed_positions");
+    c->refilled = number(json, "refilled_positions");
+}
+
 /* Floats where the answer does not say. */
 static enum kern_kv read_kv(const json_t *name)
 {
@@ -223,6 +231,7 @@ static enum proto_status read_status(struct coord_status *s, const json_t *json,
     s->requests_failed = number(json, "requests_failed");
     s->prompt_tokens = number(json, "prompt_tokens");
     s->generated_tokens = number(json, "generated_tokens");
+    read_caches(&s->caches, json_object_get(json, "caches"));
     enum proto_status status = read_links(s, json_object_get(json, "links"), error);
     if (!status)
         status = read_usage(s, json_object_get(json, "expert_usage"), error);

@@ -454,6 +454,7 @@ enum proto_status coord_engine_status(struct coord_engine *e, struct coord_statu
     host->expert_layer_end = 12;
     host->expert_slice = 1;
     host->n_slices = 2;
+    out->caches = (struct coord_caches){21, 22, 23, 24};
     snprintf(out->plan, sizeof out->plan, "2 stages, as if");
     out->n_parts = 1;
     out->parts = calloc(1, sizeof *out->parts);

@@ -89,6 +89,8 @@ static void test_status(void)
     const struct coord_expert_times *times = &host->experts;
     CU_ASSERT(times->requests == 11 && times->bytes_in == 12 && times->bytes_out == 13);
     CU_ASSERT(times->compute_ns == 14 && times->wire_ns == 15 && times->wait_ns == 16);
+    CU_ASSERT(status.caches.moved == 21 && status.caches.moved_bytes == 22);
+    CU_ASSERT(status.caches.replayed == 23 && status.caches.refilled == 24);
     CU_ASSERT_EQUAL_FATAL(status.n_layers, 24);
     CU_ASSERT_EQUAL_FATAL(status.n_experts, 4);
     for (unsigned i = 0; i < 24 * 4; i++)

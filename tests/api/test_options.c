@@ -297,6 +297,23 @@ static void test_table(void)
     free(text);
 }
 
+static void test_caches(void)
+{
+    const struct coord_caches caches[] = {{0}, {7, 2500000000, 0, 12}};
+    const char *const texts[] = {
+        "", "caches: 7 positions moved between workers, 2.50 GB; 0 computed again by all stages, "
+            "12 by one\n"};
+    for (int i = 0; i < 2; i++) {
+        char *text = NULL;
+        size_t len = 0;
+        FILE *out = open_memstream(&text, &len);
+        coord_status_caches(out, &caches[i]);
+        fclose(out);
+        CU_ASSERT_STRING_EQUAL(text, texts[i]);
+        free(text);
+    }
+}
+
 int main(void)
 {
     CU_initialize_registry();
@@ -307,6 +324,7 @@ int main(void)
     CU_add_test(suite, "door", test_door);
     CU_add_test(suite, "key file", test_key_file);
     CU_add_test(suite, "table", test_table);
+    CU_add_test(suite, "caches", test_caches);
     CU_basic_set_mode(CU_BRM_NORMAL);
     CU_basic_run_tests();
     unsigned bad = CU_get_number_of_failures();

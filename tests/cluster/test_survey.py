@@ -93,10 +93,11 @@ def test_profile_is_kept(case):
 
 
 def test_profile_command(case):
-    out = text_of(case.run([case.world.worker, "--profile", "-t", "1", "--cache-dir",
-                            case.dir / "cache"]).out)
+    said = case.run([case.world.worker, "--profile", "-t", "1", "--cache-dir",
+                     case.dir / "cache"])
     for word in ("memory reads", "disk reads", "Q4_K", "IQ2_XXS", "512 rows"):
-        assert word in out, out
+        assert word in text_of(said.out), said.out
+    assert "WORKER-PROFILE-MEASURED" in said.err and "WORKER-LOADED" not in said.err, said.err
 
 
 def test_many(case):

@@ -77,6 +77,12 @@ static void on_trouble(void *arg, const struct proto_error *error)
     count(side, &side->n_trouble);
 }
 
+static void on_closed(void *arg)
+{
+    struct side *side = arg;
+    count(side, &side->n_closed);
+}
+
 static void *run(void *arg)
 {
     struct side *side = arg;
@@ -165,7 +171,7 @@ static void open_link(void *arg)
 {
     struct opening *opening = arg;
     struct side *side = opening->side;
-    const struct net_link_handler handler = {on_message, on_bad, on_trouble, side};
+    const struct net_link_handler handler = {on_message, on_bad, on_trouble, on_closed, side};
     if (opening->server_key)
         opening->status = net_link_connect(&side->link, side->loop, opening->endpoint, &side->key,
                                            opening->server_key, &handler, opening->error);

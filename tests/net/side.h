@@ -31,7 +31,7 @@ struct side {
     atomic_bool forget_bad; /* a bad peer is forgotten at once */
 
     /* Under lock. */
-    unsigned n_heard, n_bad, n_trouble, n_released, n_done;
+    unsigned n_heard, n_bad, n_trouble, n_closed, n_released, n_done;
     struct side_heard heard[SIDE_HEARD];
     net_peer bad_from;
     struct proto_error bad, trouble;

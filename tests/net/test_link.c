@@ -207,8 +207,10 @@ static void test_listener_may_come_late_and_come_back(void)
     CU_ASSERT_TRUE_FATAL(side_wait(&server, &server.n_heard, 1));
     /* Another process takes the port over with the same keys. */
     struct net_keypair key = server.key;
+    CU_ASSERT_EQUAL(side_count(&client, &client.n_closed), 0);
     side_finish(&server);
     CU_ASSERT_TRUE(side_wait(&client, &client.n_trouble, 1));
+    CU_ASSERT_EQUAL(side_count(&client, &client.n_closed), 1);
     side_start(&server);
     server.key = key;
     CU_ASSERT_EQUAL_FATAL(side_listen(&server, endpoint, NULL), PROTO_OK);
@@ -239,6 +241,7 @@ static void test_handshakes_cut_short(void)
         close(accept(relay, NULL, NULL));
     CU_ASSERT_TRUE(side_wait(&client, &client.n_trouble, 1));
     CU_ASSERT_EQUAL(client.trouble.status, PROTO_LOST);
+    CU_ASSERT_EQUAL(side_count(&client, &client.n_closed), 1);
     close(relay);
     side_start(&server);
     server.key = key;

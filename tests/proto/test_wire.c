@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define FIRST_KIND PROTO_MSG_HELLO
-#define LAST_KIND  PROTO_MSG_KV_CHUNK
+#define LAST_KIND  PROTO_MSG_KV_LOST
 
 static uint8_t *encode(const struct proto_msg *msg, size_t *len)
 {

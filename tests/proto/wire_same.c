@@ -179,6 +179,7 @@ static void check_plain(const struct proto_msg *a, const struct proto_msg *b)
         break;
     case PROTO_MSG_LINK:
     case PROTO_MSG_LINKED:
+    case PROTO_MSG_KV_LOST:
         SAME(link.epoch);
         break;
     case PROTO_MSG_MEASURE:

@@ -129,6 +129,7 @@ static const struct proto_msg samples[] = {
                                          28, KEY(7)}},
     [PROTO_MSG_KV_CHUNK] = {.kind = PROTO_MSG_KV_CHUNK,
                             .kv_chunk = {29, 30, 31, 32, PROTO_MAX_CONTEXT, 33}},
+    [PROTO_MSG_KV_LOST] = {.kind = PROTO_MSG_KV_LOST, .link.epoch = 34},
 };
 
 struct proto_msg wire_sample(enum proto_kind kind)

@@ -16,7 +16,7 @@
 #define SEQS       3u
 #define DEADLINE_S 60u
 
-enum fault { NONE, SHORT, UNASKED, LACKS, SILENT };
+enum fault { NONE, SHORT, UNASKED, LACKS, GONE, SILENT };
 
 /* A worker that holds layers in the plan in force. */
 static struct holder {
@@ -40,6 +40,7 @@ static struct proto_holder places[N_HOLDERS];
 static struct proto_load load;
 static struct proto_error error;
 static bool is_ready, is_over;
+static bool time_stands; /* for the move: it notices nobody's silence */
 static uint64_t started_ns;
 static void (*when_ready)(void); /* before the move is to be finished */
 static struct proto_held held[SEQS];
@@ -116,6 +117,11 @@ static void answer_list(struct holder *h, net_peer from, const struct proto_kv_a
 static void answer_fetch(struct holder *h, net_peer from, const struct proto_kv_fetch *f)
 {
     enum fault fault = h->n_asked++ >= h->fault_from ? h->fault : NONE;
+    if (fault == GONE) {
+        net_link_destroy(h->link, 0);
+        h->link = NULL;
+        return;
+    }
     struct proto_msg msg = {.kind = PROTO_MSG_KV_CHUNK,
                             .kv_chunk = {f->epoch, f->seq, f->version, f->layer, f->page, f->n}};
     struct net_payload *payload = NULL;
@@ -185,6 +191,7 @@ static void start(const char *preset, uint32_t at)
     load = (struct proto_load){
         .epoch = EPOCH + 1, .from = EPOCH, .holders = places, .n_holders = N_HOLDERS};
     when_ready = NULL;
+    time_stands = false;
     memset(held, 0, sizeof held);
 }
 
@@ -228,7 +235,7 @@ static void on_tick(void *arg)
             when_ready();
         worker_kv_move_finish(move, held, SEQS);
     } else {
-        worker_kv_move_tick(move, now_ns);
+        worker_kv_move_tick(move, time_stands ? started_ns : now_ns);
     }
     if (is_over || now_ns > started_ns + DEADLINE_S * 1000000000ull)
         net_loop_stop(loop);
@@ -361,12 +368,18 @@ static void lack(void)
     set_fault(LACKS, 0);
 }
 
-/* A holder that sends nonsense, or lacks what it said to have: nothing counts, and nothing waits.
- */
+static void go(void)
+{
+    set_fault(GONE, 0);
+}
+
+/* A holder that sends nonsense, lacks what it said to have, or ends: nothing counts, and nothing
+ * waits. */
 static void test_faults(void)
 {
-    for (enum fault fault = SHORT; fault <= LACKS; fault++) {
+    for (enum fault fault = SHORT; fault <= GONE; fault++) {
         start("llama4-scout-tiny", 2);
+        time_stands = fault == GONE;
         compute_all(0, 0, 300);
         set_fault(fault, 2);
         run((uint64_t[]){300, 0, 0});
@@ -379,9 +392,10 @@ static void test_faults(void)
 /* In the end, which is waited for. */
 static void test_faults_in_the_end(void)
 {
-    void (*const faults[])(void) = {be_silent, lack};
-    for (int i = 0; i < 2; i++) {
+    void (*const faults[])(void) = {be_silent, lack, go};
+    for (int i = 0; i < 3; i++) {
         start("llama4-scout-tiny", 2);
+        time_stands = faults[i] == go;
         compute_all(0, 0, 300);
         when_ready = faults[i];
         run((uint64_t[]){300, 0, 0});
