@@ -89,13 +89,23 @@ static int lock(const struct place *place, const atomic_bool *cancel)
     return fd;
 }
 
+bool worker__profile_cancelled(const struct worker_profile_options *options)
+{
+    return options->cancel && atomic_load(options->cancel);
+}
+
+enum proto_status worker__profile_fail_cancelled(struct proto_error *error)
+{
+    return proto_fail(error, PROTO_CANCELLED, "measuring was cancelled");
+}
+
 static enum proto_status measure(struct proto_profile *out, const struct place *place,
                                  const struct worker_profile_options *options,
                                  struct proto_error *error)
 {
     double start = worker__profile_now();
     struct worker__profile_memory memory;
-    enum proto_status status = worker__profile_memory_create(&memory, error);
+    enum proto_status status = worker__profile_memory_create(&memory, options, error);
     if (!status)
         status = worker__profile_compute(out, &memory, options, error);
     if (!status)

@@ -68,33 +68,25 @@ double worker__profile_median(double *times, size_t n)
     return times[n / 2];
 }
 
-static bool cancelled(const struct worker_profile_options *options)
-{
-    return options->cancel && atomic_load(options->cancel);
-}
-
-static enum proto_status fail_cancelled(struct proto_error *error)
-{
-    return proto_fail(error, PROTO_CANCELLED, "measuring was cancelled");
-}
-
 /* Seconds of a typical pass of those that fit into `budget_s`; one at least, and where the machine
  * is busy three within as many times the budget. next(arg), unless it is NULL, is called between
  * two. */
-static double typical_pass(kern_pool_fn *fn, void *arg, struct kern_pool *pool, size_t n_items,
+static double typical_pass(kern_pool_fn *fn, void *arg,
+                           const struct worker_profile_options *options, size_t n_items,
                            double budget_s, void (*next)(void *arg))
 {
-    double start = worker__profile_now(), before = start, spent, times[MOST_PASSES];
+    double start = worker__profile_now(), before = start, spent = 0, times[MOST_PASSES];
     size_t n = 0;
-    do {
-        kern_pool_run(pool, n_items, 1, fn, arg);
+    while (n < MOST_PASSES && (spent < budget_s || (n < 3 && spent < 3 * budget_s)) &&
+           !worker__profile_cancelled(options)) {
+        kern_pool_run(options->pool, n_items, 1, fn, arg);
         times[n++] = worker__profile_now() - before;
         if (next)
             next(arg);
         before = worker__profile_now();
         spent = before - start;
-    } while (n < MOST_PASSES && (spent < budget_s || (n < 3 && spent < 3 * budget_s)));
-    return fmax(worker__profile_median(times, n), 1e-9);
+    }
+    return n ? fmax(worker__profile_median(times, n), 1e-9) : 1;
 }
 
 /* ---- products ---- */
@@ -182,7 +174,7 @@ static double rate_of(struct bench *b, size_t n_rows, size_t n_panels, double bu
                                         kern_pool_threads(b->options->pool));
     b->block_rows = worker_cut_rows(table, b->type->type, b->x_bytes, n_rows);
     size_t chunks = (n_panels + b->chunk_panels - 1) / b->chunk_panels;
-    double seconds = typical_pass(multiply, b, b->options->pool, chunks, budget_s, next_panels);
+    double seconds = typical_pass(multiply, b, b->options, chunks, budget_s, next_panels);
     return 2.0 * (double)n_rows * (double)n_panels * KERN_PANEL * K / seconds;
 }
 
@@ -241,8 +233,8 @@ static enum proto_status measure_products(struct proto_profile *out, size_t n,
     if (!b.x || !b.y)
         status = proto_fail_nomem(error, x_bytes + y_bytes, "measuring products");
     for (size_t i = 0; i < n && !status; i++)
-        status =
-            cancelled(options) ? fail_cancelled(error) : measure_type(&b, types[i], out, error);
+        status = worker__profile_cancelled(options) ? worker__profile_fail_cancelled(error)
+                                                    : measure_type(&b, types[i], out, error);
     free(b.x);
     free(b.y);
     return status;
@@ -303,7 +295,7 @@ static enum proto_status measure_attention(struct proto_profile *out,
                           .out = memory + kv + scratch,
                           .q = q};
     size_t items = 4 * (threads < HEADS ? HEADS : threads);
-    double seconds = typical_pass(attend, &a, options->pool, items, ATTENTION_S, NULL);
+    double seconds = typical_pass(attend, &a, options, items, ATTENTION_S, NULL);
     out->float_ops_s = 4.0 * (double)items * QUERIES * DIM * POSITIONS / seconds;
     free(memory);
     return PROTO_OK;
@@ -372,15 +364,17 @@ static void raise_read_rate(struct proto_profile *out)
 
 /* ---- the machine ---- */
 
-static double reading_rate(struct kern_pool *pool, const struct worker__profile_memory *memory)
+static double reading_rate(const struct worker_profile_options *options,
+                           const struct worker__profile_memory *memory)
 {
     double times[READ_ROUNDS], start = worker__profile_now();
     size_t n = 0;
-    while (n < READ_ROUNDS && (n < 3 || worker__profile_now() - start < READ_S)) {
-        worker__profile_scrub(memory, pool);
-        times[n++] = kern_read_pass(pool, memory->bytes, memory->n);
+    while (n < READ_ROUNDS && (n < 3 || worker__profile_now() - start < READ_S) &&
+           !worker__profile_cancelled(options)) {
+        worker__profile_scrub(memory, options->pool);
+        times[n++] = kern_read_pass(options->pool, memory->bytes, memory->n);
     }
-    return (double)memory->n / worker__profile_median(times, n);
+    return n ? (double)memory->n / worker__profile_median(times, n) : 0;
 }
 
 /* What other workers of this machine may leave: what all processors do together. Those that this
@@ -399,7 +393,7 @@ static enum proto_status measure_machine(struct proto_profile *out,
         machine.n_types = 0;
         status = kern_pool_create(&all.pool, usable, error);
         if (!status) {
-            machine.read_bytes_s = reading_rate(all.pool, memory);
+            machine.read_bytes_s = reading_rate(&all, memory);
             status = measure_products(&machine, 1, memory, &all, error);
         }
         kern_pool_destroy(all.pool == options->pool ? NULL : all.pool);
@@ -417,14 +411,15 @@ enum proto_status worker__profile_compute(struct proto_profile *out,
                                           const struct worker_profile_options *options,
                                           struct proto_error *error)
 {
-    if (cancelled(options))
-        return fail_cancelled(error);
-    out->read_bytes_s = reading_rate(options->pool, memory);
+    out->read_bytes_s = reading_rate(options, memory);
     enum proto_status status = measure_attention(out, options, error);
     if (status)
         return status;
     measure_pool(out, options->pool);
     status = measure_products(out, sizeof types / sizeof types[0], memory, options, error);
     raise_read_rate(out);
-    return status ? status : measure_machine(out, memory, options, error);
+    if (!status)
+        status = measure_machine(out, memory, options, error);
+    return !status && worker__profile_cancelled(options) ? worker__profile_fail_cancelled(error)
+                                                         : status;
 }

@@ -116,7 +116,8 @@ static enum proto_status typical_batch(struct layers *l, uint32_t rows, double *
     size_t n = 0;
     enum proto_status status = time_batch(l, rows, seconds, error);
     while (!status && n < MOST_PASSES && (n < LEAST || worker__profile_now() - start < BUDGET_S))
-        status = time_batch(l, rows, &times[n++], error);
+        status = worker__profile_cancelled(l->options) ? worker__profile_fail_cancelled(error)
+                                                       : time_batch(l, rows, &times[n++], error);
     *seconds = n > 0 ? worker__profile_median(times, n) : *seconds;
     return status;
 }

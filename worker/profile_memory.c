@@ -25,21 +25,34 @@ static size_t bytes_to_measure_with(void)
     return (size_t)bytes / MIB * MIB;
 }
 
+/* Memory that was never written is one page of zeros. */
+static enum proto_status write_all(const struct worker__profile_memory *memory,
+                                   const struct worker_profile_options *options,
+                                   struct proto_error *error)
+{
+    for (size_t i = 0; i < memory->n; i += MIB) {
+        if (worker__profile_cancelled(options))
+            return worker__profile_fail_cancelled(error);
+        memset(memory->bytes + i, 1, MIB);
+        memset(memory->other + i, 1, MIB);
+    }
+    return PROTO_OK;
+}
+
 enum proto_status worker__profile_memory_create(struct worker__profile_memory *memory,
+                                                const struct worker_profile_options *options,
                                                 struct proto_error *error)
 {
     size_t n = bytes_to_measure_with();
     memory->n = n;
     memory->bytes = aligned_alloc(LINE_BYTES, n);
     memory->other = aligned_alloc(LINE_BYTES, n);
-    if (memory->bytes && memory->other) {
-        /* Memory that was never written is one page of zeros. */
-        memset(memory->bytes, 1, n);
-        memset(memory->other, 1, n);
-        return PROTO_OK;
-    }
-    worker__profile_memory_finish(memory);
-    return proto_fail_nomem(error, 2 * n, "measuring this machine");
+    enum proto_status status = memory->bytes && memory->other
+                                   ? write_all(memory, options, error)
+                                   : proto_fail_nomem(error, 2 * n, "measuring this machine");
+    if (status)
+        worker__profile_memory_finish(memory);
+    return status;
 }
 
 void worker__profile_memory_finish(struct worker__profile_memory *memory)

@@ -14,9 +14,15 @@ struct worker__profile_memory {
 };
 
 enum proto_status worker__profile_memory_create(struct worker__profile_memory *memory,
+                                                const struct worker_profile_options *options,
                                                 struct proto_error *error);
 void worker__profile_memory_finish(struct worker__profile_memory *memory);
 void worker__profile_scrub(const struct worker__profile_memory *memory, struct kern_pool *pool);
+
+/* Looked at before every pass over the memory: on a busy machine a few take seconds, for which
+ * whoever wants the threads would wait. What was measured until then says nothing. */
+bool worker__profile_cancelled(const struct worker_profile_options *options);
+enum proto_status worker__profile_fail_cancelled(struct proto_error *error);
 
 /* Everything but free_bytes, disk_bytes_s and machine. PROTO_CANCELLED, PROTO_NOMEM. */
 enum proto_status worker__profile_compute(struct proto_profile *out,

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """When a plan gives layers to other workers, these fetch what is cached of them: texts stay the same,
 and nothing is computed again."""
+import re
+import signal
 import threading
 
 from cluster import Cluster, Stream
+from relay import Relayed
 from test_epochs import drain, members, wait_states
 
 LONG = ["the caravan goes on and on " * 130, "one two three " * 40, "hello there"]
@@ -95,6 +98,8 @@ def test_join_and_drain(case):
     c = Cluster(case, case.world.small(), options=["-v"]).start()
     for place in range(3):
         check_moves(c, c.order()[place], LONG)
+    shown = case.succeed("status", "--server", f"http://127.0.0.1:{c.http_port}").decode()
+    assert re.search("caches: [1-9][0-9]* positions moved between workers, ", shown), shown
 
 
 # Whole heads, latent vectors, windows, recurrent states, layers that share another's cache.
@@ -110,3 +115,22 @@ def test_every_kind(case):
         for worker in c.workers.values():
             worker.stop()
         c.server.stop()
+
+
+def test_lost_holder(case):
+    """A worker that is to leave is lost while its caches are asked for, and its answers do not come:
+    who is to have them is told, and does without."""
+    c = Relayed(case, case.world.small(), workers=2, options=["--deadline", "1", "-v"]).start()
+    text = c.complete()
+    first, last = c.order()
+    c.start_worker(3)
+    wait_states(c, w3="standby")
+    c.to_worker[last].swallow_new = True
+    status, answer = c.request("POST", "/caravan/v1/cluster/drain", {"worker": f"w{last}"})
+    assert status == 200, answer
+    c.workers[3].wait_for("to=copying")
+    c.workers[last].send(signal.SIGSTOP)
+    c.workers[3].wait_for('WORKER-KV-MOVE epoch=[0-9]+ why="a worker that has some of them is lost"')
+    case.until(lambda: members(c) == {f"w{first}", "w3"}, "the next plan")
+    assert c.complete() == text
+    c.workers[last].send(signal.SIGCONT)

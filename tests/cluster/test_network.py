@@ -137,6 +137,7 @@ def test_status(case):
     shown = case.succeed("status", "--server", f"http://127.0.0.1:{c.http_port}").decode()
     for name in ("w1", "w2", "w3", "ready"):
         assert name in shown, shown
+    assert "caches:" not in shown, shown
 
 
 def test_interrupted_transfer(case):

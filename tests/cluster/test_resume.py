@@ -89,6 +89,8 @@ def test_killed_coordinator(case):
     assert c.status()["epoch"] > epoch
     assert c.order() == order
     for w in c.workers.values():
+        lost = re.findall(r'WORKER-COORDINATOR-LOST reason="([^"]*)"', w.err())
+        assert lost == ["its connection was closed"], lost
         loaded = re.findall(r"WORKER-LOADED .*", w.err())
         assert w.running() and len(loaded) == 2, loaded
         assert re.search(r" packed=0 memory=0 .*fetched=0$", loaded[1]), loaded

@@ -98,6 +98,38 @@ static void test_cancelled(void)
     CU_ASSERT_EQUAL(worker_profile_get(&profile, &options, &error), PROTO_CANCELLED);
 }
 
+/* The first product that is measured cancels the measuring. */
+static kern_matmul_fn *real_matmul;
+static atomic_bool cancel_now;
+static atomic_uint later_products;
+
+static void cancelling_matmul(float *y, size_t ldy, const void *w, size_t n_panels, const void *x,
+                              size_t x_bytes, size_t n_rows, size_t k)
+{
+    atomic_fetch_add(&later_products, n_rows > 1);
+    real_matmul(y, ldy, w, n_panels, x, x_bytes, n_rows, k);
+    atomic_store(&cancel_now, true);
+}
+
+/* Whoever wants the threads does not wait for what is not half done, and nothing of it is kept. */
+static void test_cancelled_half_way(void)
+{
+    struct kern_table table = *kern_table_get(kern_isa_best());
+    struct worker_profile_options options = options_with(dir);
+    struct proto_profile before, profile;
+    CU_ASSERT_EQUAL_FATAL(worker_profile_get(&before, &options, &error), PROTO_OK);
+    real_matmul = table.matmul[KERN_Q8_0];
+    table.matmul[KERN_Q8_0] = cancelling_matmul;
+    options.table = &table;
+    options.cancel = &cancel_now;
+    options.anew = true;
+    CU_ASSERT_EQUAL(worker_profile_get(&profile, &options, &error), PROTO_CANCELLED);
+    CU_ASSERT_EQUAL(later_products, 0);
+    options.anew = false;
+    CU_ASSERT_EQUAL(worker_profile_get(&profile, &options, &error), PROTO_OK);
+    CU_ASSERT_EQUAL(profile.read_bytes_s, before.read_bytes_s);
+}
+
 /* ---- the file ---- */
 
 static size_t read_whole(const char *path, uint8_t *bytes, size_t room)
@@ -218,6 +250,7 @@ int main(void)
     CU_add_test(suite, "measured once", test_measured_once);
     CU_add_test(suite, "without a cache", test_without_a_cache);
     CU_add_test(suite, "cancelled", test_cancelled);
+    CU_add_test(suite, "cancelled half way", test_cancelled_half_way);
     CU_add_test(suite, "file", test_file);
     CU_add_test(suite, "damaged files", test_damaged_files);
     CU_add_test(suite, "forged files", test_forged_files);
