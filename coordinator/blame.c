@@ -46,7 +46,7 @@ void engine__load_failed(struct coord_engine *e, struct coord_worker *w, uint32_
         engine__break(e, error->text);
     } else {
         engine__drop_next(e);
-        if (!e->current) {
+        if (!e->current && !e->served_before) {
             engine__fail(e, error);
             return;
         }

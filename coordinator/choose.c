@@ -132,9 +132,9 @@ static uint32_t number_in_last(const void *arg, const struct shard_plan *plan, u
     return engine__last_worker(some->e, some->workers, some->n, worker);
 }
 
-/* The plan of an earlier life, where it still is one; *cost of it. */
-static enum proto_status place_last(struct plan_placement **out, struct plan_cost *cost,
-                                    const struct engine__question *q, const struct some *some)
+/* The plan of an earlier life, where it still is one. */
+static enum proto_status place_last(struct plan_placement **out, const struct engine__question *q,
+                                    const struct some *some)
 {
     if (!engine__last_plan_possible(some->e, some->workers, some->n))
         return PROTO_NOTFOUND;
@@ -146,10 +146,8 @@ static enum proto_status place_last(struct plan_placement **out, struct plan_cos
     if (status)
         return status;
     plan_placement_measure(*out, q->shape, q->cluster);
-    if ((status = plan_placement_refine(*out, q->shape, q->cluster, NULL)) ||
-        (status = plan_placement_check(*out, q->shape, q->cluster, NULL)))
-        return status;
-    return engine__price(cost, q, *out, NULL);
+    status = plan_placement_refine(*out, q->shape, q->cluster, NULL);
+    return status ? status : plan_placement_check(*out, q->shape, q->cluster, NULL);
 }
 
 /* Whether what was found is too little better for all to be loaded anew. */
@@ -167,7 +165,8 @@ static enum proto_status search(struct shard_plan **out, struct engine__question
     struct plan_placement *last = NULL;
     struct plan_cost cost;
     enum proto_status status = plan_search(&answer, q->shape, q->cluster, &q->options, error);
-    bool keeps = !status && place_last(&last, &cost, q, some) == PROTO_OK &&
+    bool keeps = !status && place_last(&last, q, some) == PROTO_OK &&
+                 engine__price(&cost, q, last, NULL) == PROTO_OK &&
                  goes_on(q, some, &cost, &answer->cost);
     if (!status)
         status = shard_plan_from(out, keeps ? last : answer->placement, q->shape, error);
@@ -177,6 +176,26 @@ static enum proto_status search(struct shard_plan **out, struct engine__question
         explain(*out, q, answer->placement, &answer->cost, "");
     plan_placement_destroy(last);
     plan_answer_destroy(answer);
+    return status;
+}
+
+/* The same without a search, where not all is measured. */
+static enum proto_status go_on(struct shard_plan **out, const struct some *some)
+{
+    struct plan_placement *last = NULL;
+    struct engine__question q = {0};
+    if (!engine__may_search(some->e) ||
+        !engine__last_plan_possible(some->e, some->workers, some->n))
+        return PROTO_NOTFOUND;
+    enum proto_status status = engine__ask(&q, some->e, some->workers, some->n, NULL);
+    if (!status)
+        status = place_last(&last, &q, some);
+    if (!status)
+        status = shard_plan_from(out, last, q.shape, NULL);
+    if (!status)
+        snprintf((*out)->why, sizeof(*out)->why, "as before");
+    plan_placement_destroy(last);
+    engine__question_finish(&q);
     return status;
 }
 
@@ -195,11 +214,14 @@ static enum proto_status choose(const struct coord_engine *e, const struct coord
                                 struct coord_worker *const *workers, uint32_t n,
                                 struct shard_plan **out, struct proto_error *error)
 {
+    const struct some some = {e, workers, n};
     struct engine__question q = {0};
     bool measured = all_profiled(workers, n);
+    if (!measured && go_on(out, &some) == PROTO_OK)
+        return PROTO_OK;
     enum proto_status status = measured ? engine__ask(&q, e, workers, n, error) : PROTO_OK;
     if (!status && engine__may_search(e) && measured && !one_computer(workers, n))
-        status = search(out, &q, &(struct some){e, workers, n}, error);
+        status = search(out, &q, &some, error);
     else if (!status)
         status = deal(e, wish, workers, n, out, error);
     if (status == PROTO_CAPACITY && (measured || engine__ask(&q, e, workers, n, NULL) == PROTO_OK))
@@ -230,10 +252,11 @@ enum proto_status engine__choose_plan(const struct coord_engine *e,
                                       struct shard_plan **out, struct proto_error *error)
 {
     const struct coord_engine_options *o = &e->options;
+    bool may_ask_for_less = e->was_ready || n < o->local_workers + o->workers;
     struct coord_wish wish = {e->layers, o->split, o->stages, o->slices, o->replicas};
     struct proto_error ignored;
     enum proto_status status = choose(e, &wish, workers, n, out, error);
-    for (enum proto_status less = status; less && e->was_ready && ask_for_less(&wish);)
+    for (enum proto_status less = status; less && may_ask_for_less && ask_for_less(&wish);)
         if (!(less = choose(e, &wish, workers, n, out, &ignored)))
             status = PROTO_OK;
     return status;

@@ -244,12 +244,14 @@ struct coord_engine {
     uint64_t usage_ns;
     bool usage_due;    /* batches were computed since it was asked for */
     uint64_t retry_ns; /* when a load that failed is tried again; 0: never */
+    uint64_t joined_ns; /* when a worker joined last */
     uint32_t retries;  /* since one did not fail */
     uint32_t same_failures; /* in a row, of this reason */
     char last_failure[PROTO_ERROR_TEXT_BYTES];
     char said_plan[240]; /* on standard error */
     uint64_t epoch; /* the last that was given out */
     struct plan_shape *shape;     /* what layers take; NULL: nobody has asked; beside.c */
+    bool served_before;           /* in an earlier life, this model */
     struct shard_plan *last_plan; /* of an earlier life, or NULL; its workers: numbers in workers */
     uint64_t deploy_ns, ticked_ns, pinged_ns, progress_ns;
     bool progress_shown;

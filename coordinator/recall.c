@@ -5,6 +5,7 @@
  * workers get the same parts after a restart, and load nothing again. A worker is recognised by its
  * key; until it joins it counts as lost. What was measured of one that has moved is forgotten.
  *
+ *     served MODEL                             (the hash of its header)
  *     worker KEY HOST NAME
  *     link FROM TO SECONDS BYTES_A_SECOND      (numbers of workers from 0, or "here")
  *
@@ -51,6 +52,10 @@ static void tell(FILE *out, const struct coord_engine *e)
 {
     uint32_t numbers[PROTO_MAX_WORKERS], n = list_remote(e, numbers);
     char key[HEX_BYTES], host[NET_ADDRESS_BYTES], from[16], to[16];
+    char model[2 * PROTO_HASH_BYTES + 1];
+    coord_engine_fingerprint(e, model);
+    if (e->was_ready || e->served_before)
+        fprintf(out, "served %s\n", model);
     for (uint32_t i = 0; i < n; i++) {
         const struct coord_worker *w = e->workers[numbers[i]];
         sodium_bin2hex(key, sizeof key, w->key, PROTO_KEY_BYTES);
@@ -148,12 +153,21 @@ static void recall_link(struct coord_engine *e, const char *line)
         e->workers[from]->links[to] = rate;
 }
 
+static void recall_served(struct coord_engine *e, const char *line)
+{
+    char model[2 * PROTO_HASH_BYTES + 1];
+    coord_engine_fingerprint(e, model);
+    e->served_before |= strncmp(line, model, strlen(model)) == 0;
+}
+
 enum proto_status engine__recall(struct coord_engine *e, const char *memory,
                                  struct proto_error *error)
 {
     enum proto_status status = PROTO_OK;
     for (const char *line = memory; line && *line && !status;) {
-        if (strncmp(line, "worker ", 7) == 0)
+        if (strncmp(line, "served ", 7) == 0)
+            recall_served(e, line + 7);
+        else if (strncmp(line, "worker ", 7) == 0)
             status = recall_worker(e, line, error);
         else if (strncmp(line, "link ", 5) == 0)
             recall_link(e, line);

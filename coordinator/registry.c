@@ -211,7 +211,8 @@ static void on_hello(struct coord_port *port, net_peer from, const uint8_t *key,
         snprintf(w->endpoint, sizeof w->endpoint, "%s", hello->endpoint);
         snprintf(w->expert_endpoint, sizeof w->expert_endpoint, "%s", hello->expert_endpoint);
         snprintf(w->isa, sizeof w->isa, "%s", hello->isa);
-        net_clock_init(&w->clock, net_now_ns());
+        e->joined_ns = net_now_ns();
+        net_clock_init(&w->clock, e->joined_ns);
         engine__survey_forget(e, w);
         engine__supply_have(w, NULL);
         proto_log(PROTO_LOG_INFO, "COORD-WORKER-JOINED",
@@ -358,7 +359,8 @@ static void describe_start(const struct coord_engine *e, char *text, size_t byte
         there += engine__is_here(e->workers[i]);
     size_t used = list_lost(e, text, bytes);
     if (used < bytes)
-        snprintf(text + used, bytes - used, "%u of %u workers are here", there, expected);
+        snprintf(text + used, bytes - used, "%u of %u workers are here%s%s", there, expected,
+                 e->stuck.status ? "; " : "", e->stuck.status ? e->stuck.text : "");
 }
 
 void engine__describe_missing(const struct coord_engine *e, char *text, size_t bytes)

@@ -2,11 +2,11 @@
 /*
  * When another plan is needed, and for whom.
  *
- * The first plan waits for as many workers as were announced. From then on, whoever is here has to
- * do: when a worker is lost the rest goes on, at best with nothing moved (experts that others hold
- * as well, a standby that takes the lost part), else with a plan made anew. Workers beyond those
- * that a plan needs stand by. A plan is only prepared if its workers are here, and given up as soon
- * as one is not.
+ * The first plan waits for as many workers as were announced. From then on, in later lives of the
+ * coordinator as well, whoever is here has to do: when a worker is lost the rest goes on, at best
+ * with nothing moved (experts that others hold as well, a standby that takes the lost part), else
+ * with a plan made anew. Workers beyond those that a plan needs stand by. A plan is only prepared
+ * if its workers are here, and given up as soon as one is not.
  */
 #include "coordinator/parts.h"
 
@@ -19,6 +19,10 @@ static uint32_t expected(const struct coord_engine *e)
 {
     return e->options.local_workers + e->options.workers;
 }
+
+/* For a worker that was there in an earlier life, since another one joined. */
+#define LEAST_WAIT_MS 2000u
+#define MOST_WAIT_MS  10000u
 
 /* ---- who is here ---- */
 
@@ -224,31 +228,7 @@ static bool substitute(struct coord_engine *e)
     return prepare_same(e, workers, NULL, &error) == PROTO_OK;
 }
 
-/* ---- the first plan ---- */
-
-static void fail_first(struct coord_engine *e, const struct proto_error *error)
-{
-    if (!e->was_ready)
-        engine__fail(e, error);
-}
-
-static void plan_first(struct coord_engine *e)
-{
-    struct coord_worker *workers[PROTO_MAX_WORKERS];
-    struct proto_error error;
-    uint32_t n = gather(e, workers, true);
-    if (n == 0 || n < expected(e) || engine__survey_awaited(e, net_now_ns()))
-        return;
-    sort_children(workers, n);
-    /* An earlier failure is over. */
-    pthread_mutex_lock(&e->mutex);
-    e->failure.status = PROTO_OK;
-    pthread_mutex_unlock(&e->mutex);
-    if (prepare_anew(e, workers, n, &error) != PROTO_OK)
-        fail_first(e, &error);
-}
-
-/* ---- after a loss ---- */
+/* ---- where nothing is served ---- */
 
 static void be_stuck(struct coord_engine *e, const struct proto_error *why)
 {
@@ -261,12 +241,68 @@ static void be_stuck(struct coord_engine *e, const struct proto_error *why)
     engine__check_patience(e, now_ns);
 }
 
-static void recover(struct coord_engine *e)
+/* A plan for all that are here, at best without those that work badly. */
+static void plan_anew(struct coord_engine *e)
+{
+    struct coord_worker *workers[PROTO_MAX_WORKERS];
+    struct proto_error error;
+    uint32_t n = gather(e, workers, false);
+    sort_children(workers, n);
+    if (prepare_anew(e, workers, n, &error) == PROTO_OK)
+        return;
+    n = gather(e, workers, true);
+    sort_children(workers, n);
+    if (prepare_anew(e, workers, n, &error) != PROTO_OK)
+        be_stuck(e, &error);
+}
+
+/* As for workers that others cannot reach. */
+static uint64_t wait_ms(const struct coord_engine *e)
+{
+    uint64_t ms = 2ull * e->options.deadline_ms;
+    ms = ms > LEAST_WAIT_MS ? ms : LEAST_WAIT_MS;
+    return ms < MOST_WAIT_MS ? ms : MOST_WAIT_MS;
+}
+
+/* Those that were there in an earlier life, and still are, come soon one after another. */
+static bool are_awaited(struct coord_engine *e, uint32_t n)
+{
+    uint64_t due_ns = e->joined_ns + wait_ms(e) * 1000000ull;
+    if (n >= expected(e))
+        return false;
+    if (!e->served_before)
+        return true;
+    bool awaited = net_now_ns() < due_ns;
+    if (awaited)
+        e->retry_ns = due_ns;
+    return awaited;
+}
+
+static void plan_first(struct coord_engine *e)
 {
     struct coord_worker *workers[PROTO_MAX_WORKERS];
     struct proto_error error;
     uint32_t n = gather(e, workers, true);
-    if (!e->was_ready && n < expected(e))
+    if (n == 0 || are_awaited(e, n) || engine__survey_awaited(e, net_now_ns()))
+        return;
+    if (n < expected(e) || e->retries) {
+        plan_anew(e);
+        return;
+    }
+    sort_children(workers, n);
+    /* An earlier failure is over. */
+    pthread_mutex_lock(&e->mutex);
+    e->failure.status = PROTO_OK;
+    pthread_mutex_unlock(&e->mutex);
+    if (prepare_anew(e, workers, n, &error) != PROTO_OK)
+        engine__fail(e, &error);
+}
+
+static void recover(struct coord_engine *e)
+{
+    struct coord_worker *workers[PROTO_MAX_WORKERS];
+    struct proto_error error;
+    if (!e->was_ready && !e->served_before && gather(e, workers, true) < expected(e))
         return;
     if (engine__count_leaving(e->current)) {
         e->settle_ns = 0;
@@ -275,14 +311,7 @@ static void recover(struct coord_engine *e)
     } else if (e->settle_ns || prepare_same(e, e->current->workers, NULL, &error) == PROTO_OK) {
         return;
     }
-    n = gather(e, workers, false);
-    sort_children(workers, n);
-    if (prepare_anew(e, workers, n, &error) == PROTO_OK)
-        return;
-    n = gather(e, workers, true);
-    sort_children(workers, n);
-    if (prepare_anew(e, workers, n, &error) != PROTO_OK)
-        be_stuck(e, &error);
+    plan_anew(e);
 }
 
 /* ---- while it serves ---- */

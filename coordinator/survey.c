@@ -251,12 +251,25 @@ static bool knows_enough(const struct coord_engine *e)
            (all_profiled(e) && (engine__one_computer(e) || !find_next(e, false, &from, &to)));
 }
 
+/* Whether the workers of an earlier life's plan are here again, so that nobody needs to be measured
+ * for another. What is measured already is heard of at once. */
+static bool goes_on(const struct coord_engine *e)
+{
+    struct coord_worker *here[PROTO_MAX_WORKERS];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < e->n_workers; i++)
+        if (engine__is_here(e->workers[i]))
+            here[n++] = e->workers[i];
+    return !all_profiled(e) && engine__last_plan_possible(e, here, n);
+}
+
 bool engine__survey_awaited(struct coord_engine *e, uint64_t now_ns)
 {
     struct coord_survey *survey = &e->survey;
     survey->awaits_ns = survey->awaits_ns ? survey->awaits_ns : now_ns;
     uint64_t waited_ns = now_ns - survey->awaits_ns;
-    survey->decided = survey->decided || waited_ns > PATIENCE_NS || knows_enough(e);
+    survey->decided = survey->decided || waited_ns > PATIENCE_NS || knows_enough(e) ||
+                      (waited_ns > NOTICED_NS && goes_on(e));
     if (!survey->decided && !survey->said && waited_ns > NOTICED_NS && e->options.progress) {
         survey->said = true;
         fputs("measuring the machines and the links between them, for a plan\n", stderr);

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is said and done after a loss, beside that the text goes on."""
+import shutil
+
 from cluster import Cluster
-from test_epochs import wait_states
+from test_epochs import members, wait_states
 
 
 def test_reason_after_a_standby(case):
@@ -73,6 +75,70 @@ def test_last_plan_after_a_restart(case):
     c.wait_ready()
     assert holder() == second, c.status()
     assert c.status()["plan"].startswith("as before, 1 stage"), c.status()["plan"]
+    assert c.complete() == expected
+
+
+def restarted(c):
+    """Another coordinator with the same state, once that has the plan in force."""
+    c.case.until(lambda: b"served " in written(c.case.dir) and b"stage 1 " in written(c.case.dir),
+                 "the plan in the state")
+    c.server.kill()
+    return c.start_server()
+
+
+def test_restart_without_a_worker(case):
+    """A worker is lost together with the coordinator: those that are left do without, and take it
+    back. At the first start all are waited for."""
+    c = Cluster(case, case.world.small(), options=["--state", case.dir / "state", "--deadline", "1"])
+    c.start_server()
+    for i in (1, 2):
+        c.start_worker(i)
+    case.until(lambda: c.health() == 503 and len(c.status()["workers"]) == 2, "two workers")
+    c.server.kill()
+    c.start_server()
+    case.until(lambda: c.health() == 503 and "2 of 3 workers are here" in c.status()["missing"],
+               "two workers again")
+    c.start_worker(3)
+    c.wait_ready()
+    assert len(members(c)) == 3, "two workers were taken for all"
+    expected = c.complete()
+    c.workers[2].kill()
+    restarted(c)
+    c.wait_ready()
+    assert members(c) == {"w1", "w3"}
+    assert c.complete() == expected
+    c.start_worker(2)
+    wait_states(c, w1="ready", w2="ready", w3="ready")
+    assert c.complete() == expected
+
+
+def test_restart_with_too_few(case):
+    """What is left cannot hold the model: the coordinator says so, and waits."""
+    c = Cluster(case, case.world.small(), workers=2, options=[
+        "--state", case.dir / "state", "--deadline", "1", "--profile", "off",
+        "--layers", "0-2,3-5"]).start()
+    expected = c.complete()
+    case.until(lambda: b"served " in written(case.dir), "the state")
+    c.workers[2].kill()
+    c.server.kill()
+    c.start_server().wait_for("COORD-WAITING")
+    assert c.server.running() and c.health() == 503
+    assert '"w2" is lost; 1 of 2 workers are here; ' in c.status()["missing"], c.status()["missing"]
+    c.start_worker(2)
+    c.wait_ready()
+    assert c.complete() == expected
+
+
+def test_restart_unmeasured(case):
+    """The plan goes on though the profile of a worker was lost: it measures its machine later."""
+    c = Cluster(case, case.world.small(), workers=2,
+                options=["--state", case.dir / "state"]).start()
+    expected, order = c.complete(), c.order()
+    shutil.rmtree(c.cache(2) / "profiles")
+    server = restarted(c)
+    c.wait_ready()
+    assert c.order() == order and c.status()["plan"] == "as before", c.status()["plan"]
+    assert "measuring the machines" not in server.err(), server.err()
     assert c.complete() == expected
 
 
