@@ -97,11 +97,12 @@ static void run_question(struct worker_call *call, bool dropped)
 {
     struct question *q = (struct question *)call;
     struct worker_output *output = dropped ? NULL : calloc(1, sizeof *output);
-    if (output) {
+    if (output)
         answer(q, output);
-        worker_compute_deliver(q->serve->compute, output);
-    }
+    /* Before: whoever has an answer may ask the next question. */
     atomic_fetch_sub(&q->serve->waiting, 1);
+    if (output)
+        worker_compute_deliver(q->serve->compute, output);
     free(q);
 }
 
